@@ -1,0 +1,1 @@
+"""A durable, embeddable, replicated key-value store on Raft."""

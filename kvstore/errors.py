@@ -1,0 +1,213 @@
+"""Every error that kvstore raises on purpose.
+
+Each class states two things (after Maelstrom's ``errors.edn`` and aiokafka):
+
+``definite``
+    the operation was certainly not applied. An indefinite error means that it may have
+    been, or may yet be.
+``retryable``
+    the same request can succeed later without a change. Retrying is safe only if the
+    error is also definite, or the request may be applied twice.
+
+::
+
+    KVStoreError
+    ├─ InvalidRequest                         definite
+    │  ├─ RequestTooLarge
+    │  ├─ Compacted
+    │  └─ FutureRevision
+    ├─ Unavailable                            definite, retryable
+    │  ├─ NotLeader
+    │  ├─ ProposalDropped
+    │  └─ Busy
+    ├─ OutcomeUnknown                         indefinite
+    │  ├─ DeadlineExceeded
+    │  └─ LeadershipLost
+    ├─ CorruptionError                        definite, retryable at another node
+    ├─ DataDirectoryError                     definite
+    │  ├─ DirectoryLocked
+    │  ├─ DirectoryNotFounded
+    │  ├─ ForeignDirectory
+    │  ├─ NewerFormat
+    │  └─ DamagedDirectory
+    ├─ ConfigError                            definite
+    └─ Closed                                 definite
+
+Standard library only; every package may import this module.
+"""
+
+from typing import ClassVar
+
+
+class KVStoreError(Exception):
+    """Base of the tree. Never raised itself."""
+
+    definite: ClassVar[bool] = True
+    retryable: ClassVar[bool] = False
+
+    def details(self) -> dict[str, str]:
+        """The fields that travel with the error, by constructor keyword, as text."""
+        return {}
+
+
+class InvalidRequest(KVStoreError):
+    """The request breaks a rule that no retry mends. Nothing was applied."""
+
+
+class RequestTooLarge(InvalidRequest):
+    """A named limit was passed. ``actual`` and ``maximum`` are in the limit's unit."""
+
+    def __init__(
+        self, message: str, *, limit: str = "", actual: int = 0, maximum: int = 0
+    ) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.actual = int(actual)
+        self.maximum = int(maximum)
+
+    def details(self) -> dict[str, str]:
+        return {
+            "limit": self.limit,
+            "actual": str(self.actual),
+            "maximum": str(self.maximum),
+        }
+
+
+class Compacted(InvalidRequest):
+    """The revision asked for lies below ``compact_revision``: its history is gone."""
+
+    def __init__(self, message: str, *, compact_revision: int = 0) -> None:
+        super().__init__(message)
+        self.compact_revision = int(compact_revision)
+
+    def details(self) -> dict[str, str]:
+        return {"compact_revision": str(self.compact_revision)}
+
+
+class FutureRevision(InvalidRequest):
+    """The revision asked for does not exist yet; the newest is ``current_revision``."""
+
+    def __init__(self, message: str, *, current_revision: int = 0) -> None:
+        super().__init__(message)
+        self.current_revision = int(current_revision)
+
+    def details(self) -> dict[str, str]:
+        return {"current_revision": str(self.current_revision)}
+
+
+class Unavailable(KVStoreError):
+    """No node could take the request. It was certainly not applied; try again."""
+
+    retryable = True
+
+
+class NotLeader(Unavailable):
+    """This node does not lead. ``leader_id`` is whom it follows; 0 is nobody."""
+
+    def __init__(self, message: str, *, leader_id: int = 0) -> None:
+        super().__init__(message)
+        self.leader_id = int(leader_id)
+
+    def details(self) -> dict[str, str]:
+        return {"leader_id": str(self.leader_id)}
+
+
+class ProposalDropped(Unavailable):
+    """The request was let go before it reached a log, as at a leader change."""
+
+
+class Busy(Unavailable):
+    """A bounded queue is full (backpressure). Retry after a pause.
+
+    ``queue`` names it; ``maximum`` is its bound, in the unit that the name ends in.
+    """
+
+    def __init__(self, message: str, *, queue: str = "", maximum: int = 0) -> None:
+        super().__init__(message)
+        self.queue = queue
+        self.maximum = int(maximum)
+
+    def details(self) -> dict[str, str]:
+        return {"queue": self.queue, "maximum": str(self.maximum)}
+
+
+class OutcomeUnknown(KVStoreError):
+    """The request may have been applied, or may yet be. Read before you write again."""
+
+    definite = False
+
+
+class DeadlineExceeded(OutcomeUnknown):
+    """The caller's time ran out after the request had left."""
+
+
+class LeadershipLost(OutcomeUnknown):
+    """The leader changed, or its connection broke, with the request in flight."""
+
+
+class CorruptionError(KVStoreError):
+    """A stored record fails its checksum or stands where it does not belong.
+
+    The node does not serve it. Another node may hold it whole, so a *read* can be
+    retried there.
+    """
+
+    retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        store: str = "",
+        database: str = "",
+        key_hex: str = "",
+        expected: str = "",
+        actual: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.store = store
+        self.database = database
+        self.key_hex = key_hex
+        self.expected = expected
+        self.actual = actual
+
+    def details(self) -> dict[str, str]:
+        return {
+            "store": self.store,
+            "database": self.database,
+            "key_hex": self.key_hex,
+            "expected": self.expected,
+            "actual": self.actual,
+        }
+
+
+class DataDirectoryError(KVStoreError):
+    """A data directory cannot be used; the message says what to do about it."""
+
+
+class DirectoryLocked(DataDirectoryError):
+    """Another process has the directory open."""
+
+
+class DirectoryNotFounded(DataDirectoryError):
+    """The directory is empty or absent: ``kvstore init`` founds a member."""
+
+
+class ForeignDirectory(DataDirectoryError):
+    """The directory belongs to another cluster or node, or is not kvstore's."""
+
+
+class NewerFormat(DataDirectoryError):
+    """A newer kvstore wrote the directory."""
+
+
+class DamagedDirectory(DataDirectoryError):
+    """A part of the directory is missing or unreadable."""
+
+
+class ConfigError(KVStoreError):
+    """A setting, or two settings together, cannot be used."""
+
+
+class Closed(KVStoreError):
+    """The client, store or node was closed before the call."""

@@ -1,0 +1,115 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class StatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Member(_message.Message):
+    __slots__ = ("node_id", "address")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    node_id: int
+    address: str
+    def __init__(self, node_id: _Optional[int] = ..., address: _Optional[str] = ...) -> None: ...
+
+class PeerProgress(_message.Message):
+    __slots__ = ("node_id", "match_index", "state", "recently_active")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    MATCH_INDEX_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    RECENTLY_ACTIVE_FIELD_NUMBER: _ClassVar[int]
+    node_id: int
+    match_index: int
+    state: str
+    recently_active: bool
+    def __init__(self, node_id: _Optional[int] = ..., match_index: _Optional[int] = ..., state: _Optional[str] = ..., recently_active: _Optional[bool] = ...) -> None: ...
+
+class ScrubTour(_message.Message):
+    __slots__ = ("store", "tours_completed", "records_checked_in_tour", "records_checked", "progress", "corrupt_records", "last_tour_seconds")
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    TOURS_COMPLETED_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_CHECKED_IN_TOUR_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_CHECKED_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    CORRUPT_RECORDS_FIELD_NUMBER: _ClassVar[int]
+    LAST_TOUR_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    store: str
+    tours_completed: int
+    records_checked_in_tour: int
+    records_checked: int
+    progress: float
+    corrupt_records: int
+    last_tour_seconds: float
+    def __init__(self, store: _Optional[str] = ..., tours_completed: _Optional[int] = ..., records_checked_in_tour: _Optional[int] = ..., records_checked: _Optional[int] = ..., progress: _Optional[float] = ..., corrupt_records: _Optional[int] = ..., last_tour_seconds: _Optional[float] = ...) -> None: ...
+
+class ScrubFinding(_message.Message):
+    __slots__ = ("store", "database", "key_hex", "what")
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    DATABASE_FIELD_NUMBER: _ClassVar[int]
+    KEY_HEX_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    store: str
+    database: str
+    key_hex: str
+    what: str
+    def __init__(self, store: _Optional[str] = ..., database: _Optional[str] = ..., key_hex: _Optional[str] = ..., what: _Optional[str] = ...) -> None: ...
+
+class ScrubStatus(_message.Message):
+    __slots__ = ("tours", "findings")
+    TOURS_FIELD_NUMBER: _ClassVar[int]
+    FINDINGS_FIELD_NUMBER: _ClassVar[int]
+    tours: _containers.RepeatedCompositeFieldContainer[ScrubTour]
+    findings: _containers.RepeatedCompositeFieldContainer[ScrubFinding]
+    def __init__(self, tours: _Optional[_Iterable[_Union[ScrubTour, _Mapping]]] = ..., findings: _Optional[_Iterable[_Union[ScrubFinding, _Mapping]]] = ...) -> None: ...
+
+class StatusResponse(_message.Message):
+    __slots__ = ("cluster_id", "node_id", "role", "term", "leader_id", "commit_index", "applied_index", "last_log_index", "revision", "compact_revision", "raft_store_bytes", "state_store_bytes", "members", "peers", "scrub", "uptime_seconds", "version", "leader_changes", "format_version", "cpu_seconds", "memory_bytes")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    LEADER_ID_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_INDEX_FIELD_NUMBER: _ClassVar[int]
+    LAST_LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    COMPACT_REVISION_FIELD_NUMBER: _ClassVar[int]
+    RAFT_STORE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STATE_STORE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    SCRUB_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LEADER_CHANGES_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: bytes
+    node_id: int
+    role: str
+    term: int
+    leader_id: int
+    commit_index: int
+    applied_index: int
+    last_log_index: int
+    revision: int
+    compact_revision: int
+    raft_store_bytes: int
+    state_store_bytes: int
+    members: _containers.RepeatedCompositeFieldContainer[Member]
+    peers: _containers.RepeatedCompositeFieldContainer[PeerProgress]
+    scrub: ScrubStatus
+    uptime_seconds: float
+    version: str
+    leader_changes: int
+    format_version: int
+    cpu_seconds: float
+    memory_bytes: int
+    def __init__(self, cluster_id: _Optional[bytes] = ..., node_id: _Optional[int] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., leader_id: _Optional[int] = ..., commit_index: _Optional[int] = ..., applied_index: _Optional[int] = ..., last_log_index: _Optional[int] = ..., revision: _Optional[int] = ..., compact_revision: _Optional[int] = ..., raft_store_bytes: _Optional[int] = ..., state_store_bytes: _Optional[int] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[PeerProgress, _Mapping]]] = ..., scrub: _Optional[_Union[ScrubStatus, _Mapping]] = ..., uptime_seconds: _Optional[float] = ..., version: _Optional[str] = ..., leader_changes: _Optional[int] = ..., format_version: _Optional[int] = ..., cpu_seconds: _Optional[float] = ..., memory_bytes: _Optional[int] = ...) -> None: ...

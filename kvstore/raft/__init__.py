@@ -1,0 +1,1 @@
+"""Consensus, and nothing else: a pure, deterministic Raft core."""

@@ -1,0 +1,1 @@
+"""The whole server without its shell: inputs in, effects out, pure."""

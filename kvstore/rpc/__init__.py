@@ -1,0 +1,1 @@
+"""Between protobuf and the dataclasses inside; streams between members."""

@@ -1,0 +1,1 @@
+"""The asyncio shell around a replica: timers, threads, gRPC. No protocol decisions."""

@@ -1,0 +1,1 @@
+"""What commands mean: the etcd v3 data model, pure and deterministic."""

@@ -1,0 +1,1 @@
+"""Bytes on disk: LMDB environments, records with checksums, the data directory."""

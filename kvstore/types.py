@@ -1,0 +1,34 @@
+"""Names for the numbers that must not be mistaken for one another.
+
+Each is a ``NewType``: free at run time, and a ``Term`` passed as a ``LogIndex`` is a type
+error. Standard library only; every package may import this module.
+"""
+
+from typing import NewType
+
+NodeId = NewType("NodeId", int)
+"""A member of a cluster. 1 to 2**63 - 1; never reused after a member lost its disk."""
+
+ClusterId = NewType("ClusterId", bytes)
+"""16 random bytes drawn when a cluster is founded."""
+
+Term = NewType("Term", int)
+"""Raft term; at most one leader each (Raft paper section 5.1). Starts at 0."""
+
+LogIndex = NewType("LogIndex", int)
+"""Position in the Raft log. The first entry has index 1; 0 is before the log."""
+
+Revision = NewType("Revision", int)
+"""Number of a write transaction that changed the store. 0 is the empty store."""
+
+LeaseId = NewType("LeaseId", int)
+"""A lease that keys can be attached to; 0 is none."""
+
+ReadyNumber = NewType("ReadyNumber", int)
+"""Number of one batch of work that the Raft core handed out."""
+
+Ticket = NewType("Ticket", int)
+"""Names one request inside a replica until it is answered."""
+
+CLUSTER_ID_BYTES = 16
+NODE_ID_MAX = 2**63 - 1
