@@ -1,1 +1,1 @@
-"""Settings of one node: frozen, with units in their names, checked against each other."""
+"""Settings of one node: frozen, units in their names, checked against each other."""

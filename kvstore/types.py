@@ -1,7 +1,7 @@
 """Names for the numbers that must not be mistaken for one another.
 
-Each is a ``NewType``: free at run time, and a ``Term`` passed as a ``LogIndex`` is a type
-error. Standard library only; every package may import this module.
+Each is a ``NewType``: free at run time, and a ``Term`` passed as a ``LogIndex`` is a
+type error. Standard library only; every package may import this module.
 """
 
 from typing import NewType

@@ -1,4 +1,4 @@
-"""Generate ``kvstore/pb`` from ``proto``; with ``--check``, say whether it is up to date.
+"""Generate ``kvstore/pb`` from ``proto``; with ``--check``, say if it is up to date.
 
 The generated code is committed, so that users need no compiler; grpcio-tools is pinned
 exactly, because its output depends on its version.

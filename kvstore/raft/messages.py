@@ -47,7 +47,7 @@ class HardState:
 
 @dataclass(slots=True, kw_only=True)
 class RequestVote:
-    """Section 5.2; with ``pre_vote``, dissertation section 9.6: nothing is persisted."""
+    """Section 5.2; with ``pre_vote``, dissertation section 9.6: nothing persisted."""
 
     sender: NodeId
     to: NodeId

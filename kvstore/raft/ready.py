@@ -20,9 +20,9 @@ class ReadState:
 class Ready:
     """Work the caller owes the core.
 
-    At most one ``Ready`` that must be persisted (``must_persist``) is outstanding: until
-    its ``persisted(number)`` arrives, later ones carry only messages, committed entries
-    and read states.
+    At most one ``Ready`` that must be persisted (``must_persist``) is outstanding:
+    until its ``persisted(number)`` arrives, later ones carry only messages, committed
+    entries and read states.
     """
 
     number: ReadyNumber

@@ -4,10 +4,10 @@
 never learns which. Records, not bytes: encoding and checksums belong to storage.
 
 Layout. Each change of a key is one :class:`Version`, stored under its
-``(revision, position)``. :class:`Head` is the newest version of each key, found by key in
-key order; deleted keys keep their head (a tombstone) until compaction takes it. A version
-names the version it replaced, so the history of a key is a chain from its head backward,
-and compaction needs no other index: whoever replaced a version names it.
+``(revision, position)``. :class:`Head` is the newest version of each key, found by key
+in key order; deleted keys keep their head (a tombstone) until compaction takes it. A
+version names the version it replaced, so the history of a key is a chain from its head
+backward, and compaction needs no other index: whoever replaced a version names it.
 """
 
 from collections.abc import Iterator
@@ -64,12 +64,12 @@ class Progress:
     compact_revision: Revision
     """History below was given up: reads below fail with ``Compacted``."""
     compaction_cursor: VersionId
-    """Records up to here have been compacted to ``compact_revision``; bounded steps move
-    it, each inside the apply of one entry, so that replicas at one index are alike."""
+    """Records up to here have been compacted to ``compact_revision``; bounded steps
+    move it, each inside the apply of one entry, so replicas at one index are alike."""
 
 
 class StateView(Protocol):
-    """A state with one writer. Every read raises ``CorruptionError`` for a bad record."""
+    """A state with one writer. Reads raise ``CorruptionError`` for a bad record."""
 
     progress: Progress
 
