@@ -93,12 +93,14 @@ class ReadIndexReply(_message.Message):
     def __init__(self, request_id: _Optional[int] = ..., index: _Optional[int] = ..., rejected: _Optional[bool] = ...) -> None: ...
 
 class ForwardWrites(_message.Message):
-    __slots__ = ("request_id", "writes")
+    __slots__ = ("request_id", "writes", "count")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     WRITES_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
     request_id: int
     writes: bytes
-    def __init__(self, request_id: _Optional[int] = ..., writes: _Optional[bytes] = ...) -> None: ...
+    count: int
+    def __init__(self, request_id: _Optional[int] = ..., writes: _Optional[bytes] = ..., count: _Optional[int] = ...) -> None: ...
 
 class ForwardReply(_message.Message):
     __slots__ = ("request_id", "results", "error", "revision")
