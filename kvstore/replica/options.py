@@ -1,0 +1,35 @@
+"""Bounds and patience of a replica."""
+
+from dataclasses import dataclass, field
+
+from kvstore.errors import ConfigError
+from kvstore.raft.options import RaftOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaOptions:
+    raft: RaftOptions = field(default_factory=RaftOptions)
+    entry_bytes_max: int = 1 << 20
+    """Batches are joined into one entry up to here; one batch may be larger alone."""
+    waiting_writes_max: int = 65_536
+    """Commands that wait for a log write, or for a leader; past it: ``Busy``."""
+    waiting_write_bytes_max: int = 64 << 20
+    """Bytes of the same."""
+    waiting_reads_max: int = 65_536
+    """Read requests that wait for confirmation; past it: ``Busy``."""
+    orphan_ticks: int = 25
+    """After a leader change the outcome of a write in flight is awaited this long."""
+    read_retry_ticks: int = 25
+    """A read whose confirmation did not come is asked for again after this."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "entry_bytes_max",
+            "waiting_writes_max",
+            "waiting_write_bytes_max",
+            "waiting_reads_max",
+            "orphan_ticks",
+            "read_retry_ticks",
+        ):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1")
