@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from kvstore.errors import KVStoreError
 from kvstore.raft.messages import Message
 from kvstore.types import NodeId, Revision
 
@@ -30,9 +31,8 @@ class ForwardReply:
     to: NodeId
     request_id: int
     results: bytes
-    """Encoded ``ResultBatch``; empty if ``error`` is not."""
-    error: bytes
-    """Encoded ``Error``."""
+    """Encoded ``ResultBatch``; empty if there is an ``error``."""
+    error: KVStoreError | None
     revision: Revision
 
 
