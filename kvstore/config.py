@@ -1,1 +1,172 @@
-"""Settings of one node: frozen, units in their names, checked against each other."""
+"""Settings of one node: frozen, with units in their names, checked against each other."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kvstore.errors import ConfigError
+
+LOOPBACK_HOSTS = ("127.", "localhost:", "[::1]:")
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """How to run one founded member.
+
+    Raises:
+        ConfigError: a value, or two together, cannot be used; the message names them.
+    """
+
+    data_dir: Path
+    """Directory that ``kvstore init`` (or :func:`kvstore.found`) made."""
+    listen: str | None = None
+    """``host:port`` to bind; by default the member's own address. Port 0 picks one."""
+    peer_addresses: Mapping[int, str] = field(default_factory=dict)
+    """Where to dial a member, if not at its own address (as through a proxy)."""
+    network: bool = True
+    """False: no server and no peers, for a one-member cluster inside a process."""
+    insecure: bool = False
+    """Allow to bind an address that is not loopback, in clear text and without
+    authentication: anybody who reaches it can read and write everything."""
+    metrics: str | None = None
+    """``host:port`` at which to serve Prometheus metrics; loopback unless insecure."""
+
+    tick_interval_ms: int = 10
+    """Resolution of the node's timers. 1 to 100."""
+    heartbeat_interval_ms: int = 100
+    """A leader is heard at least this often. 10 to a third of the election timeout."""
+    election_timeout_ms: int = 500
+    """T: a follower that has not heard a leader campaigns after [T, 2T); a leader that
+    has not heard a quorum for T steps down. 50 to 60,000."""
+    request_timeout_ms: int = 10_000
+    """How long a request waits for a leader if its client does not say. 1 to 600,000."""
+
+    key_bytes_max: int = KIB
+    """1 to 1 KiB (what the state store's format holds)."""
+    value_bytes_max: int = MIB
+    """1 to 3 MiB. etcd: 1.5 MiB with everything around it."""
+    txn_operations_max: int = 128
+    """Operations in a transaction, nested ones included (etcd: 128). 1 to 4,096."""
+    request_bytes_max: int = 4 * MIB
+    """One request, or one transaction. At least a largest pair; 64 MiB at most."""
+    response_bytes_max: int = 4 * MIB
+    """Pairs in one response; a range that passes it comes in pages. To 64 MiB."""
+    streams_max: int = 1_024
+    """Client streams open at one time; past it a new one is refused with Busy."""
+    stream_requests_max: int = 1_024
+    """Requests of one stream that are not answered; past it the stream waits."""
+    waiting_writes_max: int = 65_536
+    """Commands waiting for the log; past it ``Busy``."""
+    waiting_write_bytes_max: int = 64 * MIB
+    """Bytes waiting for the log; past it ``Busy``."""
+    waiting_reads_max: int = 65_536
+    """Read requests waiting for confirmation; past it ``Busy``."""
+    entry_bytes_max: int = MIB
+    """Waiting batches are joined into one log entry up to here."""
+    uncommitted_bytes_max: int = 64 * MIB
+    """Log data that a leader holds uncommitted; past it writes wait, then ``Busy``."""
+    append_bytes_max: int = MIB
+    """Log data in one message to a follower (a larger entry goes alone)."""
+    inflight_appends_max: int = 256
+    """Messages with log data under way to one follower."""
+    inflight_append_bytes_max: int = 16 * MIB
+    """Log data under way to one follower."""
+
+    raft_store_bytes_max: int = 64 * GIB
+    """The Raft store's map may grow to here."""
+    state_store_bytes_max: int = 256 * GIB
+    """The state store's map may grow to here."""
+    state_commit_interval_ms: int = 100
+    """Applied entries reach the state store's disk at least this often; the log replays
+    what a crash takes."""
+    scrub: bool = True
+    scrub_bytes_per_second_max: int = 20 * MIB
+    """Pace of the scrubber. 64 KiB/s to 1 GiB/s."""
+    scrub_records_per_second_max: int = 20_000
+    """The same in records. 100 to 10,000,000."""
+    scrub_pause_s: float = 60.0
+    """Between two tours of a store."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data_dir", Path(self.data_dir))
+        self._check_ranges()
+        if self.heartbeat_interval_ms * 3 > self.election_timeout_ms:
+            raise ConfigError(
+                f"heartbeat_interval_ms ({self.heartbeat_interval_ms}) must be at most a "
+                f"third of election_timeout_ms ({self.election_timeout_ms}), or one lost "
+                "heartbeat deposes a leader"
+            )
+        if self.tick_interval_ms > self.heartbeat_interval_ms:
+            raise ConfigError("tick_interval_ms must not exceed heartbeat_interval_ms")
+        pair = self.key_bytes_max + self.value_bytes_max
+        if self.request_bytes_max < pair + KIB:
+            raise ConfigError(
+                f"request_bytes_max must be at least {pair + KIB}: a largest key and "
+                "value, and 1 KiB around them"
+            )
+        for name in ("listen", "metrics"):
+            self._check_address(name)
+
+    def _check_ranges(self) -> None:
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(f"{name} is {value}; it must be {low} to {high}")
+
+    def _check_address(self, name: str) -> None:
+        address = getattr(self, name)
+        if address is None:
+            return
+        check_address(name, address)
+        if not self.insecure and not is_loopback(address):
+            raise ConfigError(
+                f"{name} {address} is not a loopback address, and there is no TLS yet: "
+                "anybody who reaches it could read and write everything. Pass "
+                "--insecure (Config(insecure=True)) if the network is trusted"
+            )
+
+
+RANGES: Mapping[str, tuple[float, float]] = {
+    "tick_interval_ms": (1, 100),
+    "heartbeat_interval_ms": (10, 20_000),
+    "election_timeout_ms": (50, 60_000),
+    "request_timeout_ms": (1, 600_000),
+    "key_bytes_max": (1, KIB),
+    "value_bytes_max": (1, 3 * MIB),
+    "txn_operations_max": (1, 4_096),
+    "request_bytes_max": (2 * KIB, 64 * MIB),
+    "response_bytes_max": (KIB, 64 * MIB),
+    "streams_max": (1, 100_000),
+    "stream_requests_max": (1, 100_000),
+    "waiting_writes_max": (1, 10_000_000),
+    "waiting_write_bytes_max": (1, 4 * GIB),
+    "waiting_reads_max": (1, 10_000_000),
+    "entry_bytes_max": (1, 64 * MIB),
+    "uncommitted_bytes_max": (1, 4 * GIB),
+    "append_bytes_max": (1, 64 * MIB),
+    "inflight_appends_max": (1, 100_000),
+    "inflight_append_bytes_max": (1, 4 * GIB),
+    "raft_store_bytes_max": (16 * MIB, 1 << 46),
+    "state_store_bytes_max": (16 * MIB, 1 << 46),
+    "state_commit_interval_ms": (1, 60_000),
+    "scrub_bytes_per_second_max": (64 * KIB, GIB),
+    "scrub_records_per_second_max": (100, 10_000_000),
+    "scrub_pause_s": (0, 30 * 24 * 3_600),
+}
+"""Bounds of each numeric setting, both included."""
+
+
+def check_address(name: str, address: str) -> None:
+    """Raises ``ConfigError`` unless ``address`` reads ``host:port``."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65_535:
+        raise ConfigError(f"{name} is {address!r}; it must read HOST:PORT")
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach ``host:port``."""
+    return address.startswith(LOOPBACK_HOSTS)

@@ -19,6 +19,8 @@ class ReplicaOptions:
     """Read requests that wait for confirmation; past it: ``Busy``."""
     orphan_ticks: int = 25
     """After a leader change the outcome of a write in flight is awaited this long."""
+    forwarded_patience_ticks: int = 100
+    """A batch that another member passed on waits for this node's log this long."""
     read_retry_ticks: int = 25
     """A read whose confirmation did not come is asked for again after this."""
 
@@ -29,6 +31,7 @@ class ReplicaOptions:
             "waiting_write_bytes_max",
             "waiting_reads_max",
             "orphan_ticks",
+            "forwarded_patience_ticks",
             "read_retry_ticks",
         ):
             if getattr(self, name) < 1:

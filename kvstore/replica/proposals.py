@@ -1,0 +1,258 @@
+"""Requests that wait: for the log, for a leader, for a commit, for a confirmation.
+
+Requests belong to the replica, never to the task that awaits them: a cancelled caller
+changes nothing here.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from kvstore.errors import Busy, ProposalDropped, Unavailable
+from kvstore.raft.messages import EntryId
+from kvstore.types import LogIndex, NodeId, Term, Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """A request that another member passed on."""
+
+    node: NodeId
+    request_id: int
+
+
+Origin = Ticket | Forwarded
+
+
+@dataclass(slots=True)
+class Batch:
+    """One request's writes."""
+
+    origin: Origin
+    writes: bytes
+    count: int
+    deadline_tick: int
+    """Given up, definitely not applied, if it has not left by then."""
+
+
+class WaitingWrites:
+    """Batches that no log has seen yet, bounded by commands and bytes."""
+
+    def __init__(self, *, count_max: int, bytes_max: int) -> None:
+        self._batches: deque[Batch] = deque()
+        self._count_max = count_max
+        self._bytes_max = bytes_max
+        self._count = 0
+        self._bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._batches)
+
+    def add(self, batch: Batch) -> None:
+        """Raises ``Busy`` (definite) past a bound."""
+        if self._batches:
+            if self._count + batch.count > self._count_max:
+                raise Busy(
+                    f"{self._count} commands wait already, {self._count_max} at most",
+                    queue="waiting_writes",
+                    maximum=self._count_max,
+                )
+            if self._bytes + len(batch.writes) > self._bytes_max:
+                raise Busy(
+                    f"{self._bytes} bytes wait already, {self._bytes_max} at most",
+                    queue="waiting_write_bytes",
+                    maximum=self._bytes_max,
+                )
+        self._append(batch)
+
+    def put_back(self, batches: list[Batch]) -> None:
+        """Return batches to the head of the queue, past any bound: they were in it."""
+        for batch in reversed(batches):
+            self._batches.appendleft(batch)
+            self._count += batch.count
+            self._bytes += len(batch.writes)
+
+    def take(self, bytes_max: int) -> list[Batch]:
+        """The oldest batches that fit in ``bytes_max`` together, at least one."""
+        taken: list[Batch] = []
+        size = 0
+        while self._batches:
+            size += len(self._batches[0].writes)
+            if taken and size > bytes_max:
+                break
+            taken.append(self._pop())
+        return taken
+
+    def expire(self, tick: int) -> list[Batch]:
+        """Take out what has waited past its deadline."""
+        if not any(batch.deadline_tick <= tick for batch in self._batches):
+            return []
+        batches = list(self._batches)
+        expired = [batch for batch in batches if batch.deadline_tick <= tick]
+        self._batches.clear()
+        self._count = self._bytes = 0
+        for batch in batches:
+            if batch.deadline_tick > tick:
+                self._append(batch)
+        return expired
+
+    def _append(self, batch: Batch) -> None:
+        self._batches.append(batch)
+        self._count += batch.count
+        self._bytes += len(batch.writes)
+
+    def _pop(self) -> Batch:
+        batch = self._batches.popleft()
+        self._count -= batch.count
+        self._bytes -= len(batch.writes)
+        return batch
+
+
+@dataclass(slots=True)
+class Proposed:
+    """An entry in this node's log whose outcome somebody awaits."""
+
+    term: Term
+    batches: list[Batch]
+
+
+class ProposedWrites:
+    """Entries whose outcome is awaited, by index *and* term.
+
+    The term matters: another leader's entry at the same index is not ours, and then ours
+    was certainly not applied.
+    """
+
+    def __init__(self) -> None:
+        self._by_index: dict[LogIndex, Proposed] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_index)
+
+    def add(self, entry: EntryId, batches: list[Batch]) -> list[Batch]:
+        """Await ``batches`` at ``entry``; returns batches that it overwrote."""
+        replaced = self._by_index.pop(entry.index, None)
+        self._by_index[entry.index] = Proposed(entry.term, batches)
+        return replaced.batches if replaced is not None else []
+
+    def groups(self, entry: EntryId) -> tuple[int, ...]:
+        """Commands of each awaiting request in a committed entry."""
+        proposed = self._by_index.get(entry.index)
+        if proposed is None or proposed.term != entry.term:
+            return ()
+        return tuple([batch.count for batch in proposed.batches])
+
+    def take_overwritten(self, committed: list[EntryId]) -> list[Batch]:
+        """Take out batches at whose index another leader's entry was committed."""
+        lost: list[Batch] = []
+        for entry in committed:
+            proposed = self._by_index.get(entry.index)
+            if proposed is not None and proposed.term != entry.term:
+                lost += self._by_index.pop(entry.index).batches
+        return lost
+
+    def resolve(self, applied: EntryId) -> list[Batch]:
+        """Take out the batches of an entry that was applied."""
+        proposed = self._by_index.pop(applied.index, None)
+        assert proposed is None or proposed.term == applied.term
+        return proposed.batches if proposed is not None else []
+
+    def orphans(self, before: Term) -> list[Batch]:
+        """Take out everything proposed in a term below ``before``."""
+        indices = [i for i, p in self._by_index.items() if p.term < before]
+        return [b for i in sorted(indices) for b in self._by_index.pop(i).batches]
+
+
+@dataclass(slots=True)
+class ForwardedBatch:
+    """A batch that this node passed to the leader it knew."""
+
+    batch: Batch
+    leader: NodeId
+    term: Term
+
+
+@dataclass(slots=True)
+class ReadRound:
+    """Reads that one ``read_index`` call is to confirm."""
+
+    reads: list["WaitingRead"]
+    asked_tick: int
+
+
+@dataclass(slots=True)
+class WaitingRead:
+    ticket: Ticket
+    deadline_tick: int
+
+
+@dataclass(slots=True)
+class WaitingReads:
+    """Reads: not asked for yet, being confirmed, or confirmed and awaiting the apply."""
+
+    count_max: int
+    fresh: list[WaitingRead] = field(default_factory=list)
+    rounds: dict[int, ReadRound] = field(default_factory=dict)
+    confirmed: list[tuple[LogIndex, ReadRound]] = field(default_factory=list)
+
+    def add(self, read: WaitingRead) -> None:
+        """Raises ``Busy`` (definite) past the bound."""
+        if self._count() >= self.count_max:
+            raise Busy(
+                f"{self.count_max} reads wait already",
+                queue="waiting_reads",
+                maximum=self.count_max,
+            )
+        self.fresh.append(read)
+
+    def ask_again(self, request_id: int) -> None:
+        """A round failed: its reads wait for another."""
+        if (failed := self.rounds.pop(request_id, None)) is not None:
+            self.fresh[:0] = failed.reads
+
+    def overdue(self, asked_before: int) -> list[int]:
+        return [
+            i for i, r in sorted(self.rounds.items()) if r.asked_tick <= asked_before
+        ]
+
+    def take_ready(self, handed_out: LogIndex) -> Iterator[tuple[LogIndex, ReadRound]]:
+        """Confirmed rounds whose index has been handed out for apply."""
+        if not self.confirmed:
+            return
+        still: list[tuple[LogIndex, ReadRound]] = []
+        for index, ready in self.confirmed:
+            if index <= handed_out:
+                yield index, ready
+            else:
+                still.append((index, ready))
+        self.confirmed = still
+
+    def expire(self, tick: int) -> list[WaitingRead]:
+        expired: list[WaitingRead] = []
+        groups = [self.fresh, *(r.reads for r in self.rounds.values())]
+        groups += [r.reads for _, r in self.confirmed]
+        for reads in groups:
+            late = [read for read in reads if read.deadline_tick <= tick]
+            if late:
+                expired += late
+                reads[:] = [read for read in reads if read.deadline_tick > tick]
+        return expired
+
+    def _count(self) -> int:
+        asked = [*self.rounds.values(), *(r for _, r in self.confirmed)]
+        return len(self.fresh) + sum(len(r.reads) for r in asked)
+
+
+def not_taken(what: str) -> Unavailable:
+    """The error of a request that never left: it waited for a leader in vain."""
+    return Unavailable(
+        f"no leader took the {what} in time; it was not applied, try again"
+    )
+
+
+def overwritten() -> ProposalDropped:
+    """The error of a request whose place in the log another leader's entry took."""
+    return ProposalDropped(
+        "a new leader's log replaced the write before it was committed; "
+        "it was not applied, try again"
+    )
