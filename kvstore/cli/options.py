@@ -101,6 +101,12 @@ def reads_only(function: Callable[..., Result]) -> Callable[..., Result]:
     return call
 
 
+def examples(*lines: str) -> str:
+    """Return an ``epilog=`` of commands to try, one a line."""
+    # click keeps the line ends of a paragraph that begins with a backspace.
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
 def parse_address(text: str) -> str:
     """Return a ``HOST:PORT`` that is well formed.
 

@@ -1,0 +1,105 @@
+"""Keys and ranges as they are typed."""
+
+import base64
+import binascii
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import update_wrapper
+from typing import TypeVar
+
+import click
+
+KEY_FORMATS = ("text", "hex", "base64")
+
+# The protocol's "every key >= key".
+_EVERY_KEY_FROM = b"\x00"
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRange:
+    """``[key, range_end)`` in the protocol's form (see ``Range`` in kv.proto)."""
+
+    key: bytes
+    range_end: bytes
+
+
+def key_format_option(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Add ``--key-format``; the function gets ``decode_key=``, text to bytes."""
+
+    def call(*, key_format: str, **others: object) -> Result:
+        def decode(text: str) -> bytes:
+            return decode_key(text, key_format)
+
+        return function(decode_key=decode, **others)
+
+    update_wrapper(call, function)
+    return click.option(
+        "--key-format",
+        type=click.Choice(KEY_FORMATS),
+        default="text",
+        show_default=True,
+        help="How keys are written on this command line.",
+    )(call)
+
+
+def decode_key(text: str, key_format: str) -> bytes:
+    """Return a key's bytes; ``text`` is taken byte for byte as the shell passed it.
+
+    Raises:
+        click.BadParameter: not hexadecimal, or not base64.
+    """
+    if key_format == "text":
+        return os.fsencode(text)
+    try:
+        if key_format == "hex":
+            return bytes.fromhex(text)
+        return base64.b64decode(text, validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise click.BadParameter(f"{text!r} is not {key_format}: {error}") from error
+
+
+def prefix_range(prefix: bytes) -> KeyRange:
+    """Return the range of all keys that begin with ``prefix``; empty is every key."""
+    if not prefix:
+        return KeyRange(key=_EVERY_KEY_FROM, range_end=_EVERY_KEY_FROM)
+    stem = prefix.rstrip(b"\xff")
+    if not stem:
+        return from_key_range(prefix)
+    return KeyRange(key=prefix, range_end=stem[:-1] + bytes([stem[-1] + 1]))
+
+
+def from_key_range(key: bytes) -> KeyRange:
+    """Return the range of all keys from ``key`` on."""
+    return KeyRange(key=key, range_end=_EVERY_KEY_FROM)
+
+
+def choose_range(
+    *,
+    key: str | None,
+    range_end: str | None,
+    prefix: str | None,
+    from_key: bool = False,
+    decode: Callable[[str], bytes],
+) -> KeyRange | None:
+    """Return the range that the arguments name; None if they name none.
+
+    Raises:
+        click.UsageError: they name two.
+    """
+    if prefix is not None:
+        if key is not None or from_key:
+            raise click.UsageError("--prefix stands alone, without KEY or --from-key")
+        return prefix_range(decode(prefix))
+    if key is None:
+        if from_key:
+            raise click.UsageError("--from-key needs KEY")
+        return None
+    if from_key:
+        if range_end is not None:
+            raise click.UsageError("--from-key has no end: leave RANGE_END out")
+        return from_key_range(decode(key))
+    end = b"" if range_end is None else decode(range_end)
+    return KeyRange(key=decode(key), range_end=end)
