@@ -59,6 +59,8 @@ class RequestVote:
 
 @dataclass(slots=True, kw_only=True)
 class RequestVoteReply:
+    """Counted once for each sender: it names a voter, not a vote."""
+
     sender: NodeId
     to: NodeId
     term: Term
@@ -69,6 +71,8 @@ class RequestVoteReply:
 
 @dataclass(slots=True, kw_only=True)
 class AppendEntries:
+    """Replicates entries, or with none of them probes where two logs agree."""
+
     sender: NodeId
     to: NodeId
     term: Term
@@ -79,6 +83,8 @@ class AppendEntries:
 
 @dataclass(slots=True, kw_only=True)
 class AppendEntriesReply:
+    """Sent once the entries are on the receiver's disk."""
+
     sender: NodeId
     to: NodeId
     term: Term
@@ -93,6 +99,8 @@ class AppendEntriesReply:
 
 @dataclass(slots=True, kw_only=True)
 class Heartbeat:
+    """Keeps followers from campaigning, and asks who still follows."""
+
     sender: NodeId
     to: NodeId
     term: Term
@@ -105,6 +113,8 @@ class Heartbeat:
 
 @dataclass(slots=True, kw_only=True)
 class HeartbeatReply:
+    """Says that the sender follows the leader of ``term``."""
+
     sender: NodeId
     to: NodeId
     term: Term
@@ -123,6 +133,8 @@ class ReadIndexRequest:
 
 @dataclass(slots=True, kw_only=True)
 class ReadIndexReply:
+    """The leader's answer: ``index`` holds if the read was not ``rejected``."""
+
     sender: NodeId
     to: NodeId
     term: Term
