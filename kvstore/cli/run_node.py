@@ -1,0 +1,72 @@
+"""Run one node in the foreground: event loop, signals, the last word."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+
+from kvstore.cli.errors import CommandFailed, ExitCode
+from kvstore.config import Config
+from kvstore.server.logs import LogFormat, configure_logging, log_event
+from kvstore.server.node import Node
+
+LOGGER = logging.getLogger("kvstore.cli")
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def run_node(config: Config, *, log_format: str | None, log_level: str) -> None:
+    """Run a node until a signal stops it.
+
+    Raises:
+        KVStoreError: it could not start, or a failure stopped it.
+        CommandFailed: the disk or the network refused.
+    """
+    configure_logging(
+        format=LogFormat(log_format) if log_format else None,
+        level=logging.getLevelNamesMapping()[log_level.upper()],
+    )
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(config))
+    except OSError as error:
+        raise CommandFailed(
+            f"the node stopped: {error}",
+            code=ExitCode.DIRECTORY_OR_CONFIG,
+            hint="Look for a full or failing disk, and at the permissions of "
+            f"{config.data_dir}. Nothing acknowledged was lost; restart the node once "
+            "the cause is gone.",
+        ) from error
+
+
+async def _serve(config: Config) -> None:
+    loop = asyncio.get_running_loop()
+    stopped: asyncio.Future[None] = loop.create_future()
+
+    def stop(number: signal.Signals) -> None:
+        log_event(LOGGER, logging.INFO, "stopping", signal=number.name)
+        if not stopped.done():
+            stopped.set_result(None)
+        # The next one is from somebody who will not wait: it ends the process.
+        for stop_signal in _STOP_SIGNALS:
+            loop.remove_signal_handler(stop_signal)
+            signal.signal(stop_signal, signal.SIG_DFL)
+
+    for number in _STOP_SIGNALS:
+        loop.add_signal_handler(number, stop, number)
+    async with Node(config) as node:
+        closed = asyncio.ensure_future(node.wait_closed())
+        await asyncio.wait({closed, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if closed.done():
+            # Nobody else closes the node, so this raises what stopped it.
+            await closed
+        closed.cancel()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
