@@ -21,7 +21,7 @@ SOURCES = (ROOT, ROOT / "cluster")
 PACKAGES = ("kvstore", "kvcluster")
 
 BASE = frozenset({"kvstore.types", "kvstore.errors"})
-SETTINGS = BASE | {"kvstore.config", "kvstore.limits"}
+SETTINGS = BASE | {"kvstore.config"}
 BELOW_SHELLS = SETTINGS | {
     "kvstore.raft",
     "kvstore.state_machine",
@@ -32,11 +32,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "kvstore": SETTINGS | {"kvstore.client", "kvstore.server", "kvstore.embedded"},
     "kvstore.types": frozenset(),
     "kvstore.errors": frozenset({"kvstore.types"}),
-    "kvstore.limits": BASE,
     "kvstore.config": SETTINGS,
     "kvstore.pb": frozenset(),
     "kvstore.raft": BASE,
-    "kvstore.state_machine": BASE | {"kvstore.limits", "kvstore.pb"},
+    "kvstore.state_machine": BASE | {"kvstore.pb"},
     # pb: a leader's own commands are messages like those of clients.
     "kvstore.replica": BASE | {"kvstore.raft", "kvstore.state_machine", "kvstore.pb"},
     # The storage Protocols live with their consumer, so no arrow points up.
