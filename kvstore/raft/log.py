@@ -1,8 +1,9 @@
 """The log as the core sees it: a stable part it can only read, and an unstable tail."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from kvstore.raft.messages import Entry
+from kvstore.raft.messages import Entry, EntryId
 from kvstore.types import LogIndex, Term
 
 
@@ -38,3 +39,195 @@ class StableLog(Protocol):
         At least one entry is returned if the range is not empty, however large it is.
         """
         ...
+
+
+ENTRY_OVERHEAD_BYTES = 128
+"""What an entry costs in memory beside its data, about: keeps the cache bounded even
+if entries are empty."""
+
+
+class RaftLog:
+    """The log as one node knows it: the stable log, and newer entries in memory.
+
+    ::
+
+        index   1 ... base | base+1 ... stable | stable+1 ... handed | ... last
+        where   storage    | memory, durable   | being written       | not handed out
+
+    Memory always holds everything that is not known to be durable, and a bounded run
+    of newest durable entries before it. ``stable_index <= handed_out_index`` because a
+    write that was handed out stays in doubt until :meth:`persisted`; replacing entries
+    lowers both, so a write in flight never vouches for what replaced it (the ABA of
+    etcd's ``append_aba_race``; mutant M21).
+    """
+
+    __slots__ = (
+        "_base_index",
+        "_base_term",
+        "_cached_bytes",
+        "_cached_bytes_max",
+        "_entries",
+        "_storage",
+        "handed_out_index",
+        "stable_index",
+    )
+
+    def __init__(self, storage: StableLog, *, cached_bytes_max: int) -> None:
+        last = storage.last_index
+        self._storage = storage
+        self._base_index = last
+        self._base_term = storage.term(last)
+        self._entries: list[Entry] = []
+        self._cached_bytes = 0
+        self._cached_bytes_max = cached_bytes_max
+        self.stable_index = last
+        """Every entry to here is durable."""
+        self.handed_out_index = last
+        """Every entry to here is durable or being written."""
+
+    @property
+    def last_index(self) -> LogIndex:
+        return LogIndex(self._base_index + len(self._entries))
+
+    @property
+    def last_id(self) -> EntryId:
+        if self._entries:
+            entry = self._entries[-1]
+            return EntryId(entry.term, entry.index)
+        return EntryId(self._base_term, self._base_index)
+
+    @property
+    def cached_bytes(self) -> int:
+        """Memory that entries take, durable or not."""
+        return self._cached_bytes
+
+    def term(self, index: LogIndex) -> Term:
+        """Term of an entry; 0 for index 0. O(1) in memory, else one storage read.
+
+        Raises:
+            LookupError: the log does not hold it.
+            CorruptionError: the stored entry is damaged.
+        """
+        position = index - self._base_index - 1
+        if position >= 0:
+            return self._entries[position].term
+        if position == -1:
+            return self._base_term
+        return self._storage.term(index)
+
+    def matches(self, entry: EntryId) -> bool:
+        """Whether the log holds exactly this entry (section 5.3's consistency check).
+
+        By the log matching property it then agrees with the other log up to here.
+        """
+        return entry.index <= self.last_index and self.term(entry.index) == entry.term
+
+    def latest_within(self, bound: EntryId) -> EntryId:
+        """The newest entry at or before ``bound.index`` of at most ``bound.term``.
+
+        Two logs cannot agree on anything newer, which lets both sides of a conflict
+        skip whole terms (end of section 5.3). Terms never fall along a log, so this is
+        a binary search: O(log n) terms read.
+        """
+        low = max(self._storage.first_index - 1, 0)
+        high = int(min(bound.index, self.last_index))
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.term(LogIndex(middle)) <= bound.term:
+                low = middle
+            else:
+                high = middle - 1
+        index = LogIndex(low)
+        return EntryId(self.term(index), index)
+
+    def entries(
+        self, start: LogIndex, end: LogIndex, bytes_max: int
+    ) -> tuple[Entry, ...]:
+        """Entries from ``start`` on, before ``end`` and about ``bytes_max`` of data.
+
+        At least one if the range is not empty; it may also stop where memory begins.
+        O(entries returned).
+
+        Raises:
+            LookupError, CorruptionError: as the storage below memory does.
+        """
+        first = self._base_index + 1
+        if start < first:
+            return self._storage.entries(start, LogIndex(min(end, first)), bytes_max)
+        cached = self._entries
+        low, high = start - first, end - first
+        total = 0
+        for position in range(low, high):
+            total += len(cached[position].data)
+            if total > bytes_max and position > low:
+                high = position
+                break
+        return tuple(cached[low:high])
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Add new entries after the last one."""
+        assert entries[0].index == self.last_index + 1
+        assert entries[-1].index == self.last_index + len(entries)
+        self._entries.extend(entries)
+        for entry in entries:
+            self._cached_bytes += len(entry.data) + ENTRY_OVERHEAD_BYTES
+
+    def first_conflict(self, entries: Sequence[Entry]) -> int:
+        """Position of the first of ``entries`` that the log does not hold.
+
+        ``len(entries)`` if it holds them all: then nothing is replaced, however much
+        the log holds behind them (section 5.3; mutant M14).
+        """
+        last = self.last_index
+        for position, entry in enumerate(entries):
+            if entry.index > last or self.term(entry.index) != entry.term:
+                return position
+        return len(entries)
+
+    def truncate_after(self, index: LogIndex) -> None:
+        """Forget every entry behind ``index``; storage follows when one is written."""
+        keep = index - self._base_index
+        if keep >= 0:
+            dropped = self._entries[keep:]
+            del self._entries[keep:]
+            self._cached_bytes -= sum(
+                len(entry.data) + ENTRY_OVERHEAD_BYTES for entry in dropped
+            )
+        else:
+            self._base_term = self._storage.term(index)
+            self._base_index = index
+            self._entries.clear()
+            self._cached_bytes = 0
+        self.stable_index = min(self.stable_index, index)
+        self.handed_out_index = min(self.handed_out_index, index)
+
+    @property
+    def has_unwritten(self) -> bool:
+        """Whether entries wait to be handed out for writing."""
+        return self.handed_out_index < self.last_index
+
+    def hand_out(self) -> tuple[Entry, ...]:
+        """Every entry that must be written; in doubt until :meth:`persisted`."""
+        entries = tuple(self._entries[self.handed_out_index - self._base_index :])
+        self.handed_out_index = self.last_index
+        return entries
+
+    def persisted(self) -> None:
+        """What is handed out, and was not replaced since, is durable."""
+        self.stable_index = self.handed_out_index
+        if self._cached_bytes > self._cached_bytes_max:
+            self._evict()
+
+    def _evict(self) -> None:
+        # An eighth more than needed, so that the list is shifted rarely.
+        target = self._cached_bytes_max * 7 // 8
+        evictable = self.stable_index - self._base_index
+        count = 0
+        while count < evictable and self._cached_bytes > target:
+            entry = self._entries[count]
+            self._cached_bytes -= len(entry.data) + ENTRY_OVERHEAD_BYTES
+            count += 1
+        if count:
+            last = self._entries[count - 1]
+            self._base_index, self._base_term = last.index, last.term
+            del self._entries[:count]

@@ -1,0 +1,147 @@
+"""What happened inside the core, as values: for logs, metrics, scripts and tests.
+
+The core logs nothing. Whoever drives it drains these and knows which node they are of.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from kvstore.raft.progress import PeerEvent, PeerState
+from kvstore.types import LogIndex, NodeId, Term
+
+
+class CampaignReason(Enum):
+    """Why a node asks for votes."""
+
+    TIMEOUT = "no leader was heard for an election timeout"
+    LEADER_DISCONNECTED = "the leader's connection closed"
+    REQUESTED = "it was told to"
+
+
+class StepDownReason(Enum):
+    """Why a leader or candidate became a follower."""
+
+    HIGHER_TERM = "a message of a higher term"
+    LEADER_FOUND = "a leader of its own term"
+    ELECTION_LOST = "a quorum refused its vote"
+    QUORUM_LOST = "no quorum was heard for an election timeout"
+
+
+class Refusal(Enum):
+    """Why a vote was not given."""
+
+    LEADER_ALIVE = "a leader was heard within an election timeout"
+    TERM_STALE = "the campaign's term is over"
+    VOTE_GIVEN = "this node voted for another in the term, or knows its leader"
+    LOG_BEHIND = "the candidate's log is behind this node's"
+
+
+@dataclass(frozen=True, slots=True)
+class BecamePreCandidate:
+    term: Term
+    reason: CampaignReason
+
+
+@dataclass(frozen=True, slots=True)
+class BecameCandidate:
+    term: Term
+
+
+@dataclass(frozen=True, slots=True)
+class Elected:
+    term: Term
+    last_index: LogIndex
+    """Of the log before the term's no-op."""
+
+
+@dataclass(frozen=True, slots=True)
+class SteppedDown:
+    term: Term
+    """The term that it becomes a follower in."""
+    was_leader: bool
+    reason: StepDownReason
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderChanged:
+    term: Term
+    leader_id: NodeId | None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderSuspected:
+    """Its connection closed: stickiness does not protect it until it is heard."""
+
+    term: Term
+    leader_id: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Voted:
+    term: Term
+    candidate_id: NodeId
+    pre_vote: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VoteRefused:
+    term: Term
+    """That was campaigned for."""
+    candidate_id: NodeId
+    pre_vote: bool
+    reason: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    term: Term
+    """Of the node, not of the entry."""
+    index: LogIndex
+
+
+@dataclass(frozen=True, slots=True)
+class EntriesReplaced:
+    """Uncommitted entries gave way to a leader's."""
+
+    term: Term
+    first_index: LogIndex
+    last_index: LogIndex
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStateChanged:
+    term: Term
+    peer_id: NodeId
+    state: PeerState
+    cause: PeerEvent
+
+
+@dataclass(frozen=True, slots=True)
+class ReadsConfirmed:
+    term: Term
+    round: int
+    index: LogIndex
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadsRejected:
+    term: Term
+    count: int
+
+
+Event = (
+    BecamePreCandidate
+    | BecameCandidate
+    | Elected
+    | SteppedDown
+    | LeaderChanged
+    | LeaderSuspected
+    | Voted
+    | VoteRefused
+    | Committed
+    | EntriesReplaced
+    | PeerStateChanged
+    | ReadsConfirmed
+    | ReadsRejected
+)
