@@ -313,11 +313,7 @@ class LocalCluster:
                 return status.leader
             down = [n for n in status.nodes if n.process is ProcessState.DOWN]
             if len(down) * 2 >= len(status.nodes):
-                raise NodeFailed(
-                    f"node {down[0].node_id} is down, and no majority is left\n"
-                    + self.logs(down[0].node_id, lines=LOG_TAIL_LINES).rstrip(),
-                    advice=f"Its log is {self.log_path(down[0].node_id)}.",
-                )
+                raise self._failed(down[0].node_id, "is down, and no majority is left")
             if time.monotonic() >= deadline:
                 states = ", ".join(
                     f"{n.node_id} {n.role or n.process.value}" for n in status.nodes
@@ -328,11 +324,27 @@ class LocalCluster:
                 )
             time.sleep(POLL_INTERVAL_S)
 
+    def wait_serving(self, node_id: int, timeout_s: float = 30.0) -> NodeStatus:
+        """Wait until a node answers. Raises NotReady; NodeFailed if it has ended."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            node = self.status().node(node_id)
+            if node.serving:
+                return node
+            if node.process is ProcessState.DOWN:
+                raise self._failed(node_id, "has ended")
+            if time.monotonic() >= deadline:
+                raise NotReady(
+                    f"node {node_id} did not answer within {timeout_s:g} s",
+                    advice=f"Its log is {self.log_path(node_id)}.",
+                )
+            time.sleep(POLL_INTERVAL_S)
+
     def wait_caught_up(self, timeout_s: float = 30.0) -> ClusterStatus:
         """Wait until every running node follows the leader, and has applied what was
         committed when the wait began.
 
-        Raises NotReady; NodeFailed if a process has ended.
+        Nodes that are down or paused are not waited for. Raises NotReady.
         """
         deadline = time.monotonic() + timeout_s
         target: int | None = None
@@ -370,6 +382,14 @@ class LocalCluster:
                 advice=f"Start it with `kvstore cluster restart {node.node_id}`.",
             )
         return node, process
+
+    def _failed(self, node_id: int, how: str) -> NodeFailed:
+        last_words = self.logs(node_id, lines=LOG_TAIL_LINES).rstrip()
+        return NodeFailed(
+            f"node {node_id} {how}"
+            + (f"; it said:\n{last_words}" if last_words else ""),
+            advice=f"Its log is {self.log_path(node_id)}.",
+        )
 
     def _process(self, node: NodeSpec) -> ProcessIdentity | None:
         identity = ProcessIdentity.load(node.process)

@@ -1,7 +1,7 @@
 """Ask nodes about themselves: process state from /proc, the rest from their Status."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 
 import grpc
@@ -74,13 +74,6 @@ class ClusterStatus:
 
     def node(self, node_id: int) -> NodeStatus:
         return next(node for node in self.nodes if node.node_id == node_id)
-
-    def as_dict(self) -> dict[str, object]:
-        leader = self.leader
-        return {
-            "leader_id": leader.node_id if leader else None,
-            "nodes": [asdict(node) for node in self.nodes],
-        }
 
 
 def query(

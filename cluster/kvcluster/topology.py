@@ -99,7 +99,7 @@ class Topology:
     def load(cls, directory: Path) -> Self:
         """Raises NotACluster if ``directory`` holds no readable record."""
         directory = directory.absolute()
-        advice = "Found a cluster there with `kvstore cluster up --dir`."
+        advice = f"Found one there with `kvstore cluster up --dir {directory}`."
         try:
             fields = json.loads((directory / "cluster.json").read_text())
             if fields["kind"] != KIND or fields["format"] != FORMAT:
