@@ -79,11 +79,13 @@ class ProcessIdentity:
 
         Reaps it first if it is a child of the caller, so that nothing stays behind.
         """
-        # Not a child of ours, as after a second `cluster up`: init reaps it.
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.pid, os.WNOHANG)
         stat = read_stat(self.pid)
-        if stat is None or stat.state in "ZX" or stat.start_ticks != self.start_ticks:
+        if stat is None or stat.start_ticks != self.start_ticks:
+            return None
+        if stat.state in "ZX":
+            # Not a child of ours, as after a second `cluster up`: init reaps it.
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.pid, os.WNOHANG)
             return None
         return stat if self.boot_id == read_boot_id() else None
 
