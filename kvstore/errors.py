@@ -53,6 +53,9 @@ class KVStoreError(Exception):
 class InvalidRequest(KVStoreError):
     """The request breaks a rule that no retry mends. Nothing was applied."""
 
+    command_index: int | None = None
+    """Which command of a batch, from 0, where it was checked. Does not travel."""
+
 
 class RequestTooLarge(InvalidRequest):
     """A named limit was passed. ``actual`` and ``maximum`` are in the limit's unit."""

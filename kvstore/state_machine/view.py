@@ -64,14 +64,34 @@ class Progress:
     compact_revision: Revision
     """History below was given up: reads below fail with ``Compacted``."""
     compaction_cursor: VersionId
-    """Records up to here have been compacted to ``compact_revision``; bounded steps
-    move it, each inside the apply of one entry, so replicas at one index are alike."""
+    """The first version that compaction has not looked at; each one before it has been
+    looked at once. Bounded steps move it, each inside the apply of one entry, so
+    replicas at one index are alike."""
+
+    @property
+    def compaction_pending(self) -> bool:
+        """Whether records wait to be deleted. The leader then proposes steps."""
+        return self.compaction_cursor.revision <= self.compact_revision
+
+
+EMPTY_PROGRESS = Progress(
+    index=LogIndex(0),
+    term=Term(0),
+    revision=Revision(0),
+    compact_revision=Revision(0),
+    compaction_cursor=VersionId(Revision(1), 0),
+)
+"""Of a state to which nothing was applied."""
 
 
 class StateView(Protocol):
-    """A state with one writer. Reads raise ``CorruptionError`` for a bad record."""
+    """A state with one writer. Reads raise ``CorruptionError`` for a bad record.
+
+    Nobody changes a record that a view returned or was given.
+    """
 
     progress: Progress
+    """Set once for each entry, after all its effects."""
 
     def head(self, key: bytes) -> Head | None: ...
 
@@ -89,7 +109,10 @@ class StateView(Protocol):
     def version(self, at: VersionId) -> Version | None: ...
 
     def versions(self, start: VersionId) -> Iterator[tuple[VersionId, Version]]:
-        """Versions from ``start`` on, in order of history."""
+        """Versions from ``start`` on, in order of history.
+
+        The view must not change while the iterator lives.
+        """
         ...
 
     def append_version(self, at: VersionId, version: Version) -> None:
