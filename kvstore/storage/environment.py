@@ -48,10 +48,11 @@ LOCK_FILE = "lock.mdb"
 
 _READERS_MAX = 126
 _DATABASES_MAX = 16
-_COPIES_HINT = (
+ADVICE = (
     "the other members still hold this data: replace this member under a new node id, "
     "or restore the whole cluster from a backup"
 )
+"""What an operator does about a store that this node cannot mend itself."""
 
 # Errors that mean that pages do not say what LMDB wrote. BadTxn is what every call gets
 # after a first such error in a transaction.
@@ -381,7 +382,7 @@ def _verify(store: str, path: Path) -> None:
 
 def _damage(store: str, path: Path, what: str) -> CorruptionError:
     return CorruptionError(
-        f"the {store} store in {path} is damaged: {what}; {_COPIES_HINT}",
+        f"the {store} store in {path} is damaged: {what}; {ADVICE}",
         store=store,
         actual=what,
     )
