@@ -241,6 +241,11 @@ class LMDBLog:
             self._end = end
             self._forget_terms(old_last)
 
+    @property
+    def used_bytes(self) -> int:
+        """Size of the store on disk."""
+        return self.environment.used_bytes
+
     def close(self) -> None:
         """Close the environment. Twice is fine."""
         self.environment.close()

@@ -1,0 +1,365 @@
+"""The data directory of one member: whose it is, who has it open, what must be in it.
+
+::
+
+    DIR/LOCK              flock; says which process has the directory open
+    DIR/identity          format, cluster, member, founding members; with a checksum
+    DIR/identity.founding the same, while the founding is not finished
+    DIR/raft/             LMDB: the Raft log
+    DIR/state/            LMDB: the state machine
+
+A directory is founded once, on purpose, and opened many times. Opening never creates
+anything: an empty directory where data used to be must not look like a new member,
+which would have forgotten its votes.
+
+Founding is atomic under crashes. ``identity.founding`` comes first and is renamed to
+``identity`` last, so that an unfinished founding shows and ``found`` may start it over,
+while a directory that lost its ``identity`` never looks like one.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from kvstore.errors import (
+    ConfigError,
+    DamagedDirectory,
+    DataDirectoryError,
+    DirectoryLocked,
+    DirectoryNotFounded,
+    ForeignDirectory,
+    NewerFormat,
+)
+from kvstore.replica.interfaces import Identity, Member
+from kvstore.storage.checksum import crc32c
+from kvstore.storage.environment import (
+    ADVICE,
+    DATA_FILE,
+    LOCK_FILE,
+    Environment,
+    fsync_directory,
+)
+from kvstore.storage.lmdb_log import LMDBLog
+from kvstore.types import CLUSTER_ID_BYTES, NODE_ID_MAX, ClusterId, NodeId
+
+FORMAT_VERSION = 1
+"""Of the directory as a whole: what is in it, and how it is laid out."""
+
+LOCK = "LOCK"
+IDENTITY = "identity"
+FOUNDING = "identity.founding"
+RAFT = "raft"
+STATE = "state"
+
+_MAGIC = "kvstore data directory"
+_IDENTITY_BYTES_MAX = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityFile:
+    """What the identity file says.
+
+    Text of three lines: the magic, JSON, and ``crc32c <8 hex digits>`` of the two lines
+    before it. People read it when they wonder whose directory this is.
+    """
+
+    identity: Identity
+    members: tuple[Member, ...]
+    """The founding members."""
+
+    def encode(self) -> bytes:
+        facts = {
+            "format_version": FORMAT_VERSION,
+            "cluster_id": self.identity.cluster_id.hex(),
+            "node_id": self.identity.node_id,
+            "members": [
+                {"node_id": member.node_id, "address": member.address}
+                for member in self.members
+            ],
+        }
+        text = f"{_MAGIC}\n{json.dumps(facts)}\n".encode()
+        return text + f"crc32c {crc32c(text):08x}\n".encode()
+
+    @classmethod
+    def decode(cls, content: bytes, path: Path) -> Self:
+        """Read back what :meth:`encode` made.
+
+        Raises:
+            ForeignDirectory: the file is not ours.
+            DamagedDirectory: it fails its checksum.
+            NewerFormat: a newer kvstore wrote it.
+        """
+        if not content.startswith(f"{_MAGIC}\n".encode()):
+            # One damaged byte in the first line must not make the directory foreign.
+            if b"crc32c " not in content:
+                raise ForeignDirectory(
+                    f"{path} was not written by kvstore: choose another directory"
+                )
+            raise _damaged(path.parent, f"{path.name} is damaged")
+        text, _, crc_line = content.rpartition(b"crc32c ")
+        if crc_line != f"{crc32c(text):08x}\n".encode():
+            raise _damaged(path.parent, f"{path.name} fails its checksum")
+        facts = json.loads(text.decode().split("\n")[1])
+        version = facts["format_version"]
+        if version > FORMAT_VERSION:
+            raise NewerFormat(
+                f"{path.parent} has format {version}, this kvstore reads up to format "
+                f"{FORMAT_VERSION}: run the version that wrote it, or a newer one"
+            )
+        members = tuple(
+            Member(node_id=NodeId(member["node_id"]), address=member["address"])
+            for member in facts["members"]
+        )
+        identity = Identity(
+            cluster_id=ClusterId(bytes.fromhex(facts["cluster_id"])),
+            node_id=NodeId(facts["node_id"]),
+        )
+        return cls(identity=identity, members=members)
+
+
+class DataDirectory:
+    """A founded directory, locked by this process until it is closed."""
+
+    __slots__ = ("_lock_fd", "identity", "members", "path")
+
+    def __init__(self, path: Path, facts: IdentityFile, lock_fd: int) -> None:
+        """Takes over a held lock; :meth:`open` is how to get one."""
+        self.path = path
+        self.identity = facts.identity
+        self.members = facts.members
+        """The founding members, as given when the cluster was founded."""
+        self._lock_fd: int | None = lock_fd
+
+    @classmethod
+    def found(cls, path: Path, identity: Identity, members: Sequence[Member]) -> None:
+        """Make ``path`` the data directory of a founding member, durably.
+
+        The directory may exist if it is empty, or if an earlier founding was
+        interrupted there; that one is started over.
+
+        Raises:
+            ConfigError: ``identity`` and ``members`` make no sense together.
+            DirectoryLocked: another process has it open. Nothing was changed.
+            DataDirectoryError: it is founded already, or holds something else. Nothing
+                was changed.
+            OSError: the medium or the operating system refused; found it again.
+        """
+        _check_founders(identity, members)
+        if path.exists() and not path.is_dir():
+            raise ForeignDirectory(f"{path} is not a directory: choose another one")
+        _check_may_found(path)
+        _make_directories(path)
+        lock_fd = _lock(path)
+        try:
+            _check_may_found(path)  # again, now that nobody else can change it
+            facts = IdentityFile(identity=identity, members=tuple(members))
+            _write_durably(path / FOUNDING, facts.encode())
+            for name in (RAFT, STATE):
+                if (path / name).exists():
+                    shutil.rmtree(path / name)
+            fsync_directory(path)
+            LMDBLog.create(path / RAFT, identity)
+            _create_state(path / STATE)
+            fsync_directory(path)
+            (path / FOUNDING).rename(path / IDENTITY)
+            fsync_directory(path)
+        finally:
+            os.close(lock_fd)
+
+    @classmethod
+    def open(cls, path: Path, expected: Identity | None = None) -> Self:
+        """Lock a founded directory and check that it is whole, and whose it is.
+
+        Raises:
+            DirectoryNotFounded: there is nothing, or a founding that was interrupted.
+            ForeignDirectory: it is not kvstore's, or not of ``expected``.
+            DirectoryLocked: another process has it open.
+            NewerFormat: a newer kvstore wrote it.
+            DamagedDirectory: a part is missing or unreadable.
+            OSError: the operating system refused.
+        """
+        _check_may_open(path)  # before the lock file is made in a foreign directory
+        lock_fd = _lock(path)
+        try:
+            _check_may_open(path)
+            facts = _read_whole(path, expected)
+            for name in (RAFT, STATE):
+                # Whoever wrote it is gone, for the lock is ours; a crashed process
+                # leaves reader slots behind, which keep free pages from being reused.
+                (path / name / LOCK_FILE).unlink(missing_ok=True)
+        except BaseException:
+            os.close(lock_fd)
+            raise
+        return cls(path, facts, lock_fd)
+
+    @property
+    def raft_path(self) -> Path:
+        """The directory of the Raft log's environment."""
+        return self.path / RAFT
+
+    @property
+    def state_path(self) -> Path:
+        """The directory of the state store's environment."""
+        return self.path / STATE
+
+    def close(self) -> None:
+        """Unlock. Close what was opened inside first. Twice is fine."""
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _check_may_found(path: Path) -> None:
+    """Raise unless ``path`` is absent, empty, or holds an interrupted founding."""
+    names = _names(path)
+    if IDENTITY in names:
+        content = (path / IDENTITY).read_bytes()
+        owner = _shown(IdentityFile.decode(content, path / IDENTITY).identity)
+        raise DataDirectoryError(
+            f"{path} was founded already, for {owner}: start it with `kvstore serve`, "
+            "or choose an empty directory for a new member"
+        )
+    allowed = {LOCK, FOUNDING, RAFT, STATE} if FOUNDING in names else {LOCK}
+    strangers = sorted(names - allowed)
+    if not strangers:
+        return
+    if names & {RAFT, STATE}:
+        raise _damaged(path, f"{IDENTITY} is missing")
+    raise ForeignDirectory(
+        f"{path} is not empty (it holds {strangers[0]!r}): choose an empty directory, "
+        "or one that does not exist yet"
+    )
+
+
+def _check_may_open(path: Path) -> None:
+    """Raise unless ``path`` looks founded."""
+    if path.exists() and not path.is_dir():
+        raise ForeignDirectory(f"{path} is not a directory: choose another one")
+    names = _names(path)
+    if IDENTITY in names:
+        return
+    if FOUNDING in names:
+        raise DirectoryNotFounded(
+            f"the founding of {path} was interrupted: repeat `kvstore init`"
+        )
+    if names & {RAFT, STATE}:
+        raise _damaged(path, f"{IDENTITY} is missing")
+    if names - {LOCK}:
+        raise ForeignDirectory(
+            f"{path} holds something else than kvstore's data: choose another directory"
+        )
+    raise DirectoryNotFounded(
+        f"{path} is {'empty' if path.exists() else 'absent'}: `kvstore init` founds a "
+        "member. If there was data before, do not: mount or restore what is missing, "
+        "or replace this member under a new node id"
+    )
+
+
+def _read_whole(path: Path, expected: Identity | None) -> IdentityFile:
+    """The identity of a whole directory that belongs to ``expected``, if given."""
+    with (path / IDENTITY).open("rb") as file:
+        content = file.read(_IDENTITY_BYTES_MAX)
+    facts = IdentityFile.decode(content, path / IDENTITY)
+    if expected is not None and facts.identity != expected:
+        raise ForeignDirectory(
+            f"{path} belongs to {_shown(facts.identity)}, not to {_shown(expected)}: "
+            "correct the setting, or choose another directory"
+        )
+    for name in (RAFT, STATE):
+        if not (path / name / DATA_FILE).is_file():
+            raise _damaged(path, f"{name}/{DATA_FILE} is missing")
+    return facts
+
+
+def _names(path: Path) -> set[str]:
+    """What is in a directory; nothing if it does not exist."""
+    return {entry.name for entry in path.iterdir()} if path.exists() else set()
+
+
+def _make_directories(path: Path) -> None:
+    """``mkdir -p``, with every new entry durable."""
+    missing = [path] if not path.exists() else []
+    while missing and not missing[-1].parent.exists():
+        missing.append(missing[-1].parent)
+    for directory in reversed(missing):
+        directory.mkdir(exist_ok=True)
+        fsync_directory(directory.parent)
+
+
+def _lock(path: Path) -> int:
+    """Take the lock until the descriptor returned is closed, or the process dies.
+
+    Raises:
+        DirectoryLocked: somebody else holds it.
+    """
+    fd = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    except BlockingIOError as error:
+        holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(fd)
+        raise DirectoryLocked(
+            f"{path} is open in process {holder}: stop that process first, or choose "
+            "another directory (each member has its own)"
+        ) from error
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _create_state(path: Path) -> None:
+    """An empty environment; the state store makes its databases when it first opens."""
+    Environment.open(path, store=STATE, databases=(), create=True).close()
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fsync_directory(path.parent)
+
+
+def _damaged(path: Path, what: str) -> DamagedDirectory:
+    return DamagedDirectory(f"{path} is damaged: {what}; {ADVICE}")
+
+
+def _shown(identity: Identity) -> str:
+    return f"member {identity.node_id} of cluster {identity.cluster_id.hex()}"
+
+
+def _check_founders(identity: Identity, members: Sequence[Member]) -> None:
+    """Raise ``ConfigError`` for a founding that makes no sense."""
+    if len(identity.cluster_id) != CLUSTER_ID_BYTES:
+        raise ConfigError(f"a cluster id has {CLUSTER_ID_BYTES} bytes")
+    ids = [member.node_id for member in members]
+    for node_id in ids:
+        if not 0 < node_id <= NODE_ID_MAX:
+            raise ConfigError(f"a node id is between 1 and {NODE_ID_MAX}: {node_id}")
+    if len(set(ids)) != len(ids):
+        raise ConfigError(f"a founding member is listed twice: {ids}")
+    if identity.node_id not in ids:
+        raise ConfigError(
+            f"member {identity.node_id} is not among the founding members {ids}: list "
+            "all of them, this one too"
+        )
