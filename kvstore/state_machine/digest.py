@@ -3,7 +3,7 @@
 import hashlib
 from struct import Struct
 
-from kvstore.state_machine.view import StateView, VersionId
+from kvstore.state_machine.view import ReadView, VersionId
 from kvstore.types import Revision
 
 _PROGRESS = Struct(">QQQQQI")
@@ -11,7 +11,7 @@ _VERSION = Struct(">QIQQqQIII")
 _HEAD = Struct(">QIQQqI")
 
 
-def state_hash(view: StateView) -> bytes:
+def state_hash(view: ReadView) -> bytes:
     """BLAKE2b-128 over progress, versions and heads, in order. O(records)."""
     digest = hashlib.blake2b(digest_size=16)
     progress = view.progress

@@ -16,7 +16,7 @@ from kvstore.errors import Compacted, FutureRevision, NewerFormat
 from kvstore.pb import kv_pb2
 from kvstore.state_machine.commands import check_key_storable, range_bounds
 from kvstore.state_machine.limits import PAIR_OVERHEAD_BYTES, RESPONSE_BYTES_MAX
-from kvstore.state_machine.view import NO_VERSION, Head, StateView, Version, VersionId
+from kvstore.state_machine.view import NO_VERSION, Head, ReadView, Version, VersionId
 from kvstore.state_machine.writes import stored_version
 from kvstore.types import Revision
 
@@ -36,7 +36,7 @@ class Budget:
 
 
 def read_range(
-    view: StateView,
+    view: ReadView,
     request: kv_pb2.Range,
     *,
     revision: Revision | None = None,
@@ -63,7 +63,7 @@ def read_range(
 
 
 def read_range_at_once(
-    view: StateView,
+    view: ReadView,
     request: kv_pb2.Range,
     *,
     response_bytes_max: int = RESPONSE_BYTES_MAX,
@@ -99,7 +99,7 @@ def check_readable(
 
 
 def scan(
-    view: StateView,
+    view: ReadView,
     request: kv_pb2.Range,
     result: kv_pb2.RangeResult,
     newest: Revision,
@@ -154,7 +154,7 @@ class _Found:
 
 
 def _find_range(
-    view: StateView, request: kv_pb2.Range, at: Revision, selection: "_Selection"
+    view: ReadView, request: kv_pb2.Range, at: Revision, selection: "_Selection"
 ) -> Generator[None, None, None]:
     start, end = range_bounds(request.key, request.range_end)
     with_value = request.sort_target == kv_pb2.Range.VALUE and not request.count_only
@@ -179,7 +179,7 @@ def _find_range(
 
 
 def _find(
-    view: StateView, key: bytes, head: Head, revision: Revision
+    view: ReadView, key: bytes, head: Head, revision: Revision
 ) -> Generator[None, None, _Found | None]:
     """The pair of ``key`` as of a revision: down the chain from its head."""
     at = head.at
@@ -200,7 +200,7 @@ def _find(
     return _Found(key, at, version) if version.create_revision else None
 
 
-def _stop(view: StateView, revision: Revision) -> Generator[None, None, None]:
+def _stop(view: ReadView, revision: Revision) -> Generator[None, None, None]:
     """Let others run; raises ``Compacted`` if they took away what is being read."""
     yield
     newest, compact_revision = view.progress.revision, view.progress.compact_revision
@@ -314,7 +314,7 @@ _SORT_ORDERS = frozenset(kv_pb2.Range.SortOrder.values())
 
 
 def _fill(
-    view: StateView,
+    view: ReadView,
     chosen: list[_Found],
     result: kv_pb2.RangeResult,
     *,

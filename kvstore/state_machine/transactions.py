@@ -17,7 +17,7 @@ from kvstore.state_machine.commands import (
 )
 from kvstore.state_machine.limits import PAIR_OVERHEAD_BYTES
 from kvstore.state_machine.reads import Budget, check_readable, exhaust, scan
-from kvstore.state_machine.view import StateView, VersionId
+from kvstore.state_machine.view import ReadView, StateView, VersionId
 from kvstore.state_machine.writes import (
     delete_keys,
     fill_pair,
@@ -57,7 +57,7 @@ def apply_txn(
 
 
 def _plan(
-    view: StateView,
+    view: ReadView,
     txn: kv_pb2.Txn,
     branches: list[bool],
     revision: Revision,
@@ -87,7 +87,7 @@ def _plan(
                 refuse_unset(operation, "an operation")
 
 
-def _holds(view: StateView, compare: kv_pb2.Compare) -> bool:
+def _holds(view: ReadView, compare: kv_pb2.Compare) -> bool:
     check_key_storable(compare.key)
     head = view.head(compare.key)
     exists = head is not None and head.create_revision > 0

@@ -84,14 +84,14 @@ EMPTY_PROGRESS = Progress(
 """Of a state to which nothing was applied."""
 
 
-class StateView(Protocol):
-    """A state with one writer. Reads raise ``CorruptionError`` for a bad record.
+class ReadView(Protocol):
+    """A state to read. Every read raises ``CorruptionError`` for a bad record.
 
     Nobody changes a record that a view returned or was given.
     """
 
-    progress: Progress
-    """Set once for each entry, after all its effects."""
+    @property
+    def progress(self) -> Progress: ...
 
     def head(self, key: bytes) -> Head | None: ...
 
@@ -102,10 +102,6 @@ class StateView(Protocol):
         """
         ...
 
-    def put_head(self, key: bytes, head: Head) -> None: ...
-
-    def delete_head(self, key: bytes) -> None: ...
-
     def version(self, at: VersionId) -> Version | None: ...
 
     def versions(self, start: VersionId) -> Iterator[tuple[VersionId, Version]]:
@@ -114,6 +110,17 @@ class StateView(Protocol):
         The view must not change while the iterator lives.
         """
         ...
+
+
+class StateView(ReadView, Protocol):
+    """A state with one writer."""
+
+    progress: Progress
+    """Set once for each entry, after all its effects."""
+
+    def put_head(self, key: bytes, head: Head) -> None: ...
+
+    def delete_head(self, key: bytes) -> None: ...
 
     def append_version(self, at: VersionId, version: Version) -> None:
         """``at`` is greater than every version stored so far."""

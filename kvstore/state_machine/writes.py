@@ -5,7 +5,14 @@ from itertools import islice
 
 from kvstore.errors import CorruptionError
 from kvstore.pb import kv_pb2
-from kvstore.state_machine.view import NO_VERSION, Head, StateView, Version, VersionId
+from kvstore.state_machine.view import (
+    NO_VERSION,
+    Head,
+    ReadView,
+    StateView,
+    Version,
+    VersionId,
+)
 from kvstore.types import LeaseId, Revision
 
 _SLICE_KEYS = 1000
@@ -66,7 +73,7 @@ def delete_keys(
         start = heads[-1][0] + b"\0"
 
 
-def stored_version(view: StateView, at: VersionId, key: bytes) -> Version:
+def stored_version(view: ReadView, at: VersionId, key: bytes) -> Version:
     """The version of ``key`` that must be there.
 
     Raises:
@@ -86,7 +93,7 @@ def stored_version(view: StateView, at: VersionId, key: bytes) -> Version:
 
 
 def fill_pair(
-    pair: kv_pb2.KeyValue, view: StateView, key: bytes, head: Head
+    pair: kv_pb2.KeyValue, view: ReadView, key: bytes, head: Head
 ) -> kv_pb2.KeyValue:
     """Make ``pair`` the one that ``head`` is the newest version of."""
     pair.key = key

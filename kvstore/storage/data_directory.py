@@ -42,10 +42,10 @@ from kvstore.storage.environment import (
     ADVICE,
     DATA_FILE,
     LOCK_FILE,
-    Environment,
     fsync_directory,
 )
 from kvstore.storage.lmdb_log import LMDBLog
+from kvstore.storage.lmdb_state import LMDBState
 from kvstore.types import CLUSTER_ID_BYTES, NODE_ID_MAX, ClusterId, NodeId
 
 FORMAT_VERSION = 1
@@ -165,7 +165,7 @@ class DataDirectory:
                     shutil.rmtree(path / name)
             fsync_directory(path)
             LMDBLog.create(path / RAFT, identity)
-            _create_state(path / STATE)
+            LMDBState.create(path / STATE, identity)
             fsync_directory(path)
             (path / FOUNDING).rename(path / IDENTITY)
             fsync_directory(path)
@@ -325,11 +325,6 @@ def _lock(path: Path) -> int:
         os.close(fd)
         raise
     return fd
-
-
-def _create_state(path: Path) -> None:
-    """An empty environment; the state store makes its databases when it first opens."""
-    Environment.open(path, store=STATE, databases=(), create=True).close()
 
 
 def _write_durably(path: Path, content: bytes) -> None:

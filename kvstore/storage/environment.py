@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Condition, Lock, get_ident
-from typing import Final, Self, TypeAlias, TypeVar
+from typing import Final, NoReturn, Self, TypeAlias, TypeVar
 
 import lmdb
 from lmdb.verify import VerifyError, verify
@@ -295,6 +295,15 @@ class Environment:
         """Flush everything, also what ``metasync=False`` left open."""
         with _translated(self.store, self.path):
             self._env.sync(True)
+
+    def translate(self, error: lmdb.Error) -> NoReturn:
+        """Raise what the module promises in place of LMDB's own error.
+
+        For operations of a transaction from :meth:`begin_write`; a ``MapFullError`` is
+        raised as it is.
+        """
+        with _translated(self.store, self.path):
+            raise error
 
     @property
     def used_bytes(self) -> int:
