@@ -35,7 +35,9 @@ from kvstore.storage.log_format import (
     link,
     missing,
 )
+from kvstore.storage.log_scrub import scrub_databases
 from kvstore.storage.record import Finding, entry_crc
+from kvstore.storage.scrubber import ScrubTarget
 from kvstore.types import LogIndex, Term
 
 TERMS_CACHED_MAX = 16_384
@@ -245,6 +247,13 @@ class LMDBLog:
     def used_bytes(self) -> int:
         """Size of the store on disk."""
         return self.environment.used_bytes
+
+    def scrub_target(self) -> ScrubTarget:
+        """What the scrubber tours: every record, and how records fit together."""
+        return ScrubTarget(
+            environment=self.environment,
+            databases=scrub_databases(self.environment, self._codecs),
+        )
 
     def close(self) -> None:
         """Close the environment. Twice is fine."""
