@@ -38,17 +38,23 @@ class Refusal(Enum):
 
 @dataclass(frozen=True, slots=True)
 class BecamePreCandidate:
+    """It asks whether it could win ``term + 1``; ``term`` is still its own."""
+
     term: Term
     reason: CampaignReason
 
 
 @dataclass(frozen=True, slots=True)
 class BecameCandidate:
+    """It opened ``term`` and asks for votes."""
+
     term: Term
 
 
 @dataclass(frozen=True, slots=True)
 class Elected:
+    """It leads ``term``."""
+
     term: Term
     last_index: LogIndex
     """Of the log before the term's no-op."""
@@ -56,6 +62,8 @@ class Elected:
 
 @dataclass(frozen=True, slots=True)
 class SteppedDown:
+    """A leader or candidate follows again."""
+
     term: Term
     """The term that it becomes a follower in."""
     was_leader: bool
@@ -64,6 +72,8 @@ class SteppedDown:
 
 @dataclass(frozen=True, slots=True)
 class LeaderChanged:
+    """It knows another leader of the term, or none."""
+
     term: Term
     leader_id: NodeId | None
 
@@ -78,6 +88,8 @@ class LeaderSuspected:
 
 @dataclass(frozen=True, slots=True)
 class Voted:
+    """It gave a vote; a real one leaves once it is durable."""
+
     term: Term
     candidate_id: NodeId
     pre_vote: bool
@@ -85,6 +97,8 @@ class Voted:
 
 @dataclass(frozen=True, slots=True)
 class VoteRefused:
+    """It refused a vote."""
+
     term: Term
     """That was campaigned for."""
     candidate_id: NodeId
@@ -94,6 +108,8 @@ class VoteRefused:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
+    """The commit index rose."""
+
     term: Term
     """Of the node, not of the entry."""
     index: LogIndex
@@ -110,6 +126,8 @@ class EntriesReplaced:
 
 @dataclass(frozen=True, slots=True)
 class PeerStateChanged:
+    """A leader sends to a peer in another way."""
+
     term: Term
     peer_id: NodeId
     state: PeerState
@@ -118,6 +136,8 @@ class PeerStateChanged:
 
 @dataclass(frozen=True, slots=True)
 class ReadsConfirmed:
+    """A quorum answered a read round."""
+
     term: Term
     round: int
     index: LogIndex
@@ -126,6 +146,8 @@ class ReadsConfirmed:
 
 @dataclass(frozen=True, slots=True)
 class ReadsRejected:
+    """Reads of this node cannot be confirmed."""
+
     term: Term
     count: int
 

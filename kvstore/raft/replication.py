@@ -104,6 +104,7 @@ def _send_append(core: Core, peer: NodeId, progress: Progress) -> None:
 
 
 def handle_append_reply(core: Core, reply: AppendEntriesReply) -> None:
+    """Learn what a follower holds, or where it may still agree."""
     leadership = core.leadership
     if leadership is None:
         return
@@ -126,6 +127,7 @@ def handle_append_reply(core: Core, reply: AppendEntriesReply) -> None:
 
 
 def handle_heartbeat_reply(core: Core, reply: HeartbeatReply) -> None:
+    """The follower lives and follows: resume what was lost, confirm reads."""
     leadership = core.leadership
     if leadership is None:
         return
