@@ -165,14 +165,9 @@ def _hints() -> dict[type, str]:
         "read the key before trying again.",
         errors.CorruptionError: "A stored record is damaged and was not served. "
         "`kvstore scrub status` names it; another node may hold it whole.",
-        errors.DirectoryLocked: "Another kvstore process uses the directory: stop that "
-        "one, or name another --dir.",
-        errors.DirectoryNotFounded: "Found the member first: `kvstore init --dir DIR "
-        "--node-id N --member N=HOST:PORT ...`. But if this node had data before, do "
-        "not: a member that forgot its votes endangers what was committed.",
-        errors.ForeignDirectory: "Check that --dir is the directory of this node.",
-        errors.NewerFormat: "Run a kvstore at least as new as the one that wrote the "
-        "directory.",
+        # Of directories and settings, the message itself says what to do.
+        errors.DirectoryNotFounded: "`kvstore init --help` shows how to found a "
+        "member.",
         errors.DamagedDirectory: "Keep the directory as it is for inspection. While a "
         "majority of the cluster is up, nothing committed is lost.",
     }

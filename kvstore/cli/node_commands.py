@@ -11,7 +11,6 @@ from kvstore.cli.errors import CommandFailed, ExitCode
 from kvstore.cli.options import examples, output_option, parse_address
 from kvstore.cli.output import Json, OutputFormat, note, print_json
 from kvstore.config import Config, is_loopback
-from kvstore.errors import DataDirectoryError
 from kvstore.types import CLUSTER_ID_BYTES, NODE_ID_MAX, ClusterId, NodeId
 
 _SETTINGS_WITH_OPTIONS = frozenset(
@@ -96,21 +95,18 @@ def init(
     drawn = cluster_id is None
     if cluster_id is None:
         cluster_id = ClusterId(secrets.token_bytes(CLUSTER_ID_BYTES))
+    identity = Identity(cluster_id=cluster_id, node_id=NodeId(node_id))
+    founders = [
+        Member(node_id=NodeId(member), address=address)
+        for member, address in sorted(members.items())
+    ]
     try:
-        DataDirectory.found(
-            directory,
-            Identity(cluster_id=cluster_id, node_id=NodeId(node_id)),
-            [
-                Member(node_id=NodeId(member), address=address)
-                for member, address in sorted(members.items())
-            ],
-        )
-    except DataDirectoryError as error:
+        DataDirectory.found(directory, identity, founders)
+    except OSError as error:
         raise CommandFailed(
-            str(error),
+            f"cannot found {directory}: {error}",
             code=ExitCode.DIRECTORY_OR_CONFIG,
-            hint="To run the member that is there: `kvstore serve --dir "
-            f"{shlex.quote(str(directory))}`. To found another, name a new directory.",
+            hint="Nothing was promised to anybody yet: mend the cause, then repeat.",
         ) from error
     others = [
         _init_command(directory, other, cluster_id, members)
@@ -122,7 +118,7 @@ def init(
         return
     click.echo(f"Founded node {node_id} of cluster {cluster_id.hex()} in {directory}.")
     if drawn and others:
-        click.echo("\nFound the other members, each with a directory of its own:")
+        click.echo("\nFound the others on their machines (here: with another --dir):")
         for command in others:
             click.echo(f"  {command}")
     insecure = "" if is_loopback(members[node_id]) else " --insecure"

@@ -1,0 +1,89 @@
+"""Read a range of any size: page by page, all of one revision."""
+
+from collections.abc import AsyncIterator, Callable
+
+from kvstore.cli.store import Store
+from kvstore.pb import kv_pb2
+
+PAGE_PAIRS_MAX = 10_000
+"""Large, because the server counts the whole rest of the range for each page. A page is
+bounded in bytes by the server's own limit anyway."""
+
+_SORT_KEYS: dict[int, Callable[[kv_pb2.KeyValue], int | bytes]] = {
+    kv_pb2.Range.VERSION: lambda pair: pair.version,
+    kv_pb2.Range.CREATE: lambda pair: pair.create_revision,
+    kv_pb2.Range.MOD: lambda pair: pair.mod_revision,
+    kv_pb2.Range.VALUE: lambda pair: pair.value,
+}
+
+
+async def read_pages(
+    store: Store, request: kv_pb2.Range
+) -> AsyncIterator[kv_pb2.RangeResult]:
+    """Yield the pairs that ``request`` names, at most its ``limit`` (0: all).
+
+    In key order, memory holds one page. In another order the server can only sort what
+    fits into one response; a range beyond that is read whole and sorted here.
+
+    Raises:
+        KVStoreError: as the client says it. ``Compacted`` if history was compacted
+            past the first page's revision meanwhile: the rest cannot be read.
+    """
+    if request.sort_target == kv_pb2.Range.KEY or request.count_only:
+        async for page in _pages_by_key(store, request):
+            yield page
+        return
+    first = await store.range(request)
+    if not first.more or len(first.kvs) == request.limit:
+        yield first
+        return
+    yield await _sorted_here(store, request, first)
+
+
+async def _pages_by_key(
+    store: Store, request: kv_pb2.Range
+) -> AsyncIterator[kv_pb2.RangeResult]:
+    ask = kv_pb2.Range()
+    ask.CopyFrom(request)
+    left = request.limit
+    while True:
+        if not request.count_only:
+            ask.limit = min(left, PAGE_PAIRS_MAX) if left else PAGE_PAIRS_MAX
+        page = await store.range(ask)
+        yield page
+        left -= len(page.kvs) if left else 0
+        done = request.limit and not left
+        if done or not page.more or not page.kvs:
+            return
+        # Later pages show the store as the first one did.
+        ask.revision = ask.revision if ask.revision > 0 else page.revision
+        last = page.kvs[-1].key
+        if request.sort_order == kv_pb2.Range.DESCEND:
+            ask.range_end = last
+        else:
+            ask.key = last + b"\x00"
+
+
+async def _sorted_here(
+    store: Store, request: kv_pb2.Range, first: kv_pb2.RangeResult
+) -> kv_pb2.RangeResult:
+    by_key = kv_pb2.Range(
+        key=request.key,
+        range_end=request.range_end,
+        revision=request.revision if request.revision > 0 else first.revision,
+        # Sorting by value needs the values, shown or not.
+        keys_only=request.keys_only and request.sort_target != kv_pb2.Range.VALUE,
+    )
+    pairs: list[kv_pb2.KeyValue] = []
+    async for page in _pages_by_key(store, by_key):
+        pairs += page.kvs
+    pairs.sort(
+        key=_SORT_KEYS[request.sort_target],
+        reverse=request.sort_order == kv_pb2.Range.DESCEND,
+    )
+    return kv_pb2.RangeResult(
+        revision=first.revision,
+        kvs=pairs[: request.limit] if request.limit else pairs,
+        more=bool(request.limit) and len(pairs) > request.limit,
+        count=len(pairs),
+    )
