@@ -1,4 +1,4 @@
-"""Settings of one node: frozen, with units in their names, checked against each other."""
+"""Settings of one node: frozen, units in their names, checked against each other."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ class Config:
     """T: a follower that has not heard a leader campaigns after [T, 2T); a leader that
     has not heard a quorum for T steps down. 50 to 60,000."""
     request_timeout_ms: int = 10_000
-    """How long a request waits for a leader if its client does not say. 1 to 600,000."""
+    """A request waits this long for a leader if its client does not say. To 600,000."""
 
     key_bytes_max: int = KIB
     """1 to 1 KiB (what the state store's format holds)."""
@@ -96,9 +96,9 @@ class Config:
         self._check_ranges()
         if self.heartbeat_interval_ms * 3 > self.election_timeout_ms:
             raise ConfigError(
-                f"heartbeat_interval_ms ({self.heartbeat_interval_ms}) must be at most a "
-                f"third of election_timeout_ms ({self.election_timeout_ms}), or one lost "
-                "heartbeat deposes a leader"
+                f"heartbeat_interval_ms ({self.heartbeat_interval_ms}) must be at most "
+                f"a third of election_timeout_ms ({self.election_timeout_ms}), or one "
+                "lost heartbeat deposes a leader"
             )
         if self.tick_interval_ms > self.heartbeat_interval_ms:
             raise ConfigError("tick_interval_ms must not exceed heartbeat_interval_ms")

@@ -119,8 +119,8 @@ class Proposed:
 class ProposedWrites:
     """Entries whose outcome is awaited, by index *and* term.
 
-    The term matters: another leader's entry at the same index is not ours, and then ours
-    was certainly not applied.
+    The term matters: another leader's entry at the same index is not ours, and then
+    ours was certainly not applied.
     """
 
     def __init__(self) -> None:
@@ -188,7 +188,7 @@ class WaitingRead:
 
 @dataclass(slots=True)
 class WaitingReads:
-    """Reads: not asked for yet, being confirmed, or confirmed and awaiting the apply."""
+    """Reads: to be asked for, being confirmed, or confirmed and awaiting the apply."""
 
     count_max: int
     fresh: list[WaitingRead] = field(default_factory=list)

@@ -118,10 +118,10 @@ class Replica:
     def submit(
         self, ticket: Ticket, writes: bytes, *, count: int, patience_ticks: int
     ) -> None:
-        """Take a checked batch of ``count`` commands; one Respond or Fail will name it.
+        """Take a checked batch of ``count`` commands; Respond or Fail will name it.
 
-        ``patience_ticks`` bounds the wait for a leader. Once the batch has entered a log
-        its outcome is awaited for as long as this node can tell.
+        ``patience_ticks`` bounds the wait for a leader. Once the batch has entered a
+        log its outcome is awaited for as long as this node can tell.
 
         Raises:
             Busy: a bound was reached; definitely not applied.
@@ -236,7 +236,7 @@ class Replica:
             self._waiting.put_back(batches)
             return
         if batches:
-            # What stood at this index in our log may yet be committed by another leader.
+            # What stood at this index here may yet be committed by another leader.
             replaced = self._proposed.add(entry, batches)
             self._fail_all(replaced, self._lost("the leader changed"))
 

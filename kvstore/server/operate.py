@@ -1,0 +1,112 @@
+"""One client's Operate stream, and single requests in the same form."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
+
+import grpc
+
+from kvstore.errors import InvalidRequest, KVStoreError
+from kvstore.pb import kv_pb2
+from kvstore.rpc.errors import error_to_pb
+from kvstore.types import Revision
+
+if TYPE_CHECKING:
+    from kvstore.server.node import Node
+
+OperateContext = grpc.aio.ServicerContext[kv_pb2.OperateRequest, kv_pb2.OperateResponse]
+
+
+def begin_operation(
+    node: Node,
+    request: kv_pb2.OperateRequest,
+    answer: Callable[[kv_pb2.OperateResponse], None],
+) -> None:
+    """Start one request; ``answer`` is called once, on the loop, perhaps at once."""
+    request_id = request.id
+
+    def done(results: bytes, revision: Revision, error: KVStoreError | None) -> None:
+        if error is not None:
+            answer(
+                kv_pb2.OperateResponse(
+                    id=request_id, header=node.header(), error=error_to_pb(error)
+                )
+            )
+            return
+        response = kv_pb2.OperateResponse(id=request_id, header=node.header(revision))
+        response.results.MergeFromString(results)
+        answer(response)
+
+    try:
+        match request.WhichOneof("operations"):
+            case "writes":
+                node.begin_writes(request.writes, request.timeout_ms, done)
+            case "reads":
+                node.begin_reads(list(request.reads.ranges), request.timeout_ms, done)
+            case "ping":
+                done(b"", node.applied_revision, None)
+            case _:
+                raise InvalidRequest("the request names no operations")
+    except KVStoreError as error:
+        done(b"", Revision(0), error)
+
+
+async def operate(node: Node, request: kv_pb2.OperateRequest) -> kv_pb2.OperateResponse:
+    """One request, in this process. A cancelled caller does not take the write back."""
+    waiting: asyncio.Future[kv_pb2.OperateResponse]
+    waiting = asyncio.get_running_loop().create_future()
+
+    def answer(response: kv_pb2.OperateResponse) -> None:
+        if not waiting.done():
+            waiting.set_result(response)
+
+    begin_operation(node, request, answer)
+    return await waiting
+
+
+class OperateStream:
+    """Requests in, answers out in the order in which they come to be."""
+
+    def __init__(self, node: Node, context: OperateContext) -> None:
+        self._node = node
+        self._context = context
+        self._answers: list[kv_pb2.OperateResponse] = []
+        self._open_requests = 0
+        self._ended = False
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+
+    async def run(self, requests: AsyncIterator[kv_pb2.OperateRequest]) -> None:
+        """Until the client has said its last and everything is answered."""
+        writing = asyncio.create_task(self._write())
+        maximum = self._node.config.stream_requests_max
+        try:
+            async for request in requests:
+                self._open_requests += 1
+                begin_operation(self._node, request, self._answer)
+                while self._open_requests >= maximum:
+                    # HTTP/2 flow control now holds the client; nothing piles up here.
+                    self._room.clear()
+                    await self._room.wait()
+            self._ended = True
+            self._wake.set()
+            await writing
+        finally:
+            writing.cancel()
+
+    def _answer(self, response: kv_pb2.OperateResponse) -> None:
+        self._answers.append(response)
+        self._wake.set()
+
+    async def _write(self) -> None:
+        while not self._ended or self._open_requests:
+            await self._wake.wait()
+            self._wake.clear()
+            answers, self._answers = self._answers, []
+            for answer in answers:
+                await self._context.write(answer)
+                # Not before: an answer that the client does not fetch takes up room.
+                self._open_requests -= 1
+                self._room.set()

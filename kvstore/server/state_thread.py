@@ -1,0 +1,216 @@
+"""The one thread that owns the state store's write transaction.
+
+It applies entries, serves reads in between from the same transaction, and commits now
+and then: the log holds what a crash takes. A long read is cut into slices, so that
+writes behind it do not wait for its end.
+"""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import TypeVar
+
+from kvstore.errors import KVStoreError
+from kvstore.pb import kv_pb2
+from kvstore.raft.messages import EntryId
+from kvstore.replica.effects import Apply
+from kvstore.server.log_thread import STORAGE_FAILURES
+from kvstore.state_machine import machine
+from kvstore.state_machine.reads import read_range
+from kvstore.storage.lmdb_state import LMDBState
+from kvstore.types import Revision, Ticket
+
+_T = TypeVar("_T")
+
+
+@dataclass(slots=True)
+class ReadJob:
+    """Ranges to read at one moment."""
+
+    ticket: Ticket
+    ranges: Sequence[kv_pb2.Range]
+
+
+@dataclass(slots=True)
+class ReadDone:
+    ticket: Ticket
+    results: bytes
+    """Encoded ``ResultBatch``."""
+    revision: Revision
+    error: KVStoreError | None
+
+
+@dataclass(slots=True)
+class Applied:
+    """What one ``Apply`` came to."""
+
+    last: EntryId
+    results: list[tuple[EntryId, list[bytes]]]
+    revision: Revision
+    compact_revision: Revision
+    compaction_pending: bool
+
+
+class StateThread:
+    """Applies and reads in the order submitted; answers on the event loop."""
+
+    def __init__(
+        self,
+        state: LMDBState,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        response_bytes_max: int,
+        commit_interval_s: float,
+        on_applied: Callable[[Applied], None],
+        on_read: Callable[[ReadDone], None],
+        on_failure: Callable[[BaseException], None],
+        name: str,
+    ) -> None:
+        self._state = state
+        self._loop = loop
+        self._response_bytes_max = response_bytes_max
+        self._commit_interval_s = commit_interval_s
+        self._on_applied = on_applied
+        self._on_read = on_read
+        self._on_failure = on_failure
+        self._queue: SimpleQueue[Apply | ReadJob | None] = SimpleQueue()
+        self._long_reads: deque[Iterator[ReadDone | None]] = deque()
+        self._commit_due: float | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, work: Apply | ReadJob) -> None:
+        self._queue.put(work)
+
+    def close(self) -> None:
+        """Finish what was submitted and commit; blocks until then."""
+        if self._thread.ident is not None:
+            self._queue.put(None)
+            self._thread.join()
+
+    # -------------------------------------------------------------- the thread
+
+    def _run(self) -> None:
+        try:
+            while self._turn():
+                pass
+            self._commit()
+        except STORAGE_FAILURES as error:
+            self._tell(self._on_failure, error)
+        finally:
+            if self._state.in_transaction:
+                self._state.abort()
+
+    def _turn(self) -> bool:
+        """Carry out one piece of work; False when told to end."""
+        try:
+            work = self._next()
+        except Empty:
+            if self._commit_due is not None and time.monotonic() >= self._commit_due:
+                self._commit()
+            self._continue_long_read()
+            return True
+        match work:
+            case None:
+                return False
+            case Apply():
+                self._apply(work)
+            case ReadJob():
+                self._advance(self._read(work))
+        if self._commit_due is not None and time.monotonic() >= self._commit_due:
+            self._commit()
+        return True
+
+    def _next(self) -> Apply | ReadJob | None:
+        """Raises ``Empty`` when something else is due first."""
+        if self._long_reads:
+            return self._queue.get_nowait()
+        if self._commit_due is None:
+            return self._queue.get()
+        patience = self._commit_due - time.monotonic()
+        if patience <= 0:
+            return self._queue.get_nowait()
+        return self._queue.get(timeout=patience)
+
+    def _apply(self, work: Apply) -> None:
+        state = self._state
+        results: list[tuple[EntryId, list[bytes]]] = []
+        for entry, groups in zip(work.entries, work.groups, strict=True):
+            if not state.in_transaction:
+                state.begin()
+                self._commit_due = time.monotonic() + self._commit_interval_s
+            answers = machine.apply(state, entry, want_results=bool(groups))
+            if groups:
+                done = EntryId(entry.term, entry.index)
+                results.append((done, encode_groups(answers, groups)))
+        last = work.entries[-1]
+        progress = state.progress
+        applied = Applied(
+            last=EntryId(last.term, last.index),
+            results=results,
+            revision=progress.revision,
+            compact_revision=progress.compact_revision,
+            compaction_pending=progress.compaction_pending,
+        )
+        self._tell(self._on_applied, applied)
+
+    def _commit(self) -> None:
+        self._commit_due = None
+        if self._state.in_transaction:
+            self._state.commit()
+
+    # ------------------------------------------------------------------- reads
+
+    def _read(self, job: ReadJob) -> Iterator[ReadDone | None]:
+        """Yields None between slices, and the answer at the end."""
+        batch = kv_pb2.ResultBatch()
+        revision = self._state.progress.revision
+        try:
+            for request in job.ranges:
+                reading = read_range(
+                    self._state,
+                    request,
+                    revision=revision,
+                    response_bytes_max=self._response_bytes_max,
+                )
+                result = yield from reading
+                batch.results.add().range.CopyFrom(result)
+        except KVStoreError as error:
+            yield ReadDone(job.ticket, b"", revision, error)
+            return
+        yield ReadDone(job.ticket, batch.SerializeToString(), revision, None)
+
+    def _advance(self, reading: Iterator[ReadDone | None]) -> None:
+        done = next(reading)
+        if done is None:
+            self._long_reads.append(reading)
+        else:
+            self._tell(self._on_read, done)
+
+    def _continue_long_read(self) -> None:
+        if self._long_reads:
+            self._advance(self._long_reads.popleft())
+
+    def _tell(self, callback: Callable[[_T], None], value: _T) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(callback, value)
+
+
+def encode_groups(
+    results: Sequence[kv_pb2.Result], groups: Sequence[int]
+) -> list[bytes]:
+    """An encoded ``ResultBatch`` for each group of consecutive results."""
+    encoded: list[bytes] = []
+    start = 0
+    for count in groups:
+        batch = kv_pb2.ResultBatch(results=results[start : start + count])
+        encoded.append(batch.SerializeToString())
+        start += count
+    assert start == len(results), (start, len(results))
+    return encoded

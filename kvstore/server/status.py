@@ -1,0 +1,95 @@
+"""A node's account of itself."""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kvstore.pb import cluster_pb2
+from kvstore.storage.record import FORMAT_VERSION
+from kvstore.types import NodeId
+
+if TYPE_CHECKING:
+    from kvstore.server.node import Node
+
+
+def node_status(node: Node) -> cluster_pb2.StatusResponse:
+    """Everything ``kvstore status`` shows; reads counters, never the disk."""
+    raft, stores = node.replica.raft, node.stores
+    response = cluster_pb2.StatusResponse(
+        cluster_id=stores.identity.cluster_id,
+        node_id=node.node_id,
+        role=raft.role.value,
+        term=raft.term,
+        leader_id=raft.leader_id or NodeId(0),
+        commit_index=raft.commit_index,
+        applied_index=raft.applied_index,
+        last_log_index=raft.last_index,
+        revision=node.applied_revision,
+        compact_revision=node.compact_revision,
+        raft_store_bytes=stores.log.used_bytes,
+        state_store_bytes=stores.state.used_bytes,
+        members=[
+            cluster_pb2.Member(node_id=member.node_id, address=member.address)
+            for member in stores.members
+        ],
+        uptime_seconds=time.monotonic() - node.started_at,
+        version=package_version(),
+        leader_changes=node.leader_changes,
+        format_version=FORMAT_VERSION,
+        cpu_seconds=time.process_time(),
+        memory_bytes=resident_bytes(),
+    )
+    for peer, progress in sorted(raft.progress.items()):
+        if peer != node.node_id:
+            response.peers.add(
+                node_id=peer,
+                match_index=progress.match_index,
+                state=progress.state.value,
+                recently_active=progress.recently_active,
+            )
+    if node.scrubber is not None:
+        fill_scrub_status(node, response.scrub)
+    return response
+
+
+def fill_scrub_status(node: Node, status: cluster_pb2.ScrubStatus) -> None:
+    """Progress and findings of the node's scrubber."""
+    assert node.scrubber is not None
+    snapshot = node.scrubber.status()
+    for tour in snapshot.tours:
+        status.tours.add(
+            store=tour.store,
+            tours_completed=tour.tours_completed,
+            records_checked_in_tour=tour.records_checked_in_tour,
+            records_checked=tour.records_checked,
+            progress=tour.progress,
+            corrupt_records=tour.corrupt_records,
+            last_tour_seconds=tour.last_tour_seconds,
+        )
+    for finding in snapshot.findings:
+        status.findings.add(
+            store=finding.store,
+            database=finding.database,
+            key_hex=finding.key_hex,
+            what=finding.what,
+        )
+
+
+def package_version() -> str:
+    """Version of the installed distribution; "unknown" for a bare source tree."""
+    try:
+        return version("kvstore")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process; 0 where ``/proc`` does not tell."""
+    try:
+        fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
+    except OSError:
+        return 0
+    return int(fields[1]) * 4_096
