@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from kvstore.cli.errors import CommandFailed, ExitCode
 
@@ -45,6 +46,18 @@ class LazyGroup(click.Group):
         command = getattr(module, entry.attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def shell_complete(
+        self, ctx: click.Context, incomplete: str
+    ) -> list[CompletionItem]:
+        """Complete names and options, importing no command."""
+        names = [
+            CompletionItem(name, help=entry.short_help)
+            for name, entry in self.lazy_commands.items()
+            if name.startswith(incomplete)
+        ]
+        # Not Group's, which imports every command to see whether it is hidden.
+        return names + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(
         self, _ctx: click.Context, formatter: click.HelpFormatter

@@ -173,3 +173,5 @@ def test_completion_completes_commands_and_their_options() -> None:
 
     assert "plain,status" in complete("kvstore sta", 1)
     assert "plain,--watch" in complete("kvstore status --wa", 2)
+    every = complete("kvstore ", 1)
+    assert all(f"plain,{name}\n" in every for name in KvstoreGroup.lazy_commands)

@@ -1,0 +1,228 @@
+"""The real command against a real node: init, serve, and every operation on it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.process
+
+ROOT = Path(__file__).resolve().parents[2]
+KVSTORE = (sys.executable, "-m", "kvstore.cli.main")
+BINARY = bytes(range(256)) * 8
+LIMIT_S = 30
+
+
+def kvstore(
+    *arguments: str | bytes,
+    stdin: bytes = b"",
+    endpoints: str = "",
+    python_options: tuple[str, ...] = (),
+) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, *python_options, *KVSTORE[1:], *arguments]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("KVSTORE_")}
+    if endpoints:
+        environment["KVSTORE_ENDPOINTS"] = endpoints
+    return subprocess.run(
+        command, input=stdin, capture_output=True, env=environment, timeout=LIMIT_S
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass(slots=True)
+class ServedNode:
+    """A founded directory and, while it runs, the process that serves it."""
+
+    directory: Path
+    address: str
+    process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Serve, and return once the node says that it started."""
+        self.process = subprocess.Popen(
+            [*KVSTORE, "serve", "--dir", str(self.directory)],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if json.loads(line)["event"] == "node_started":
+                return
+        raise AssertionError(f"serve ended with {self.process.wait()}")
+
+    def stop(self, number: signal.Signals) -> tuple[int, list[dict[str, Any]]]:
+        """Signal the process; its exit code and the events it still logged."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        _, text = self.process.communicate(timeout=LIMIT_S)
+        code = self.process.returncode
+        self.process = None
+        return code, [json.loads(line) for line in text.splitlines()]
+
+    def run(
+        self, *arguments: str | bytes, stdin: bytes = b""
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run a command against this node."""
+        return kvstore(*arguments, stdin=stdin, endpoints=self.address)
+
+    def ok(self, *arguments: str | bytes, stdin: bytes = b"") -> bytes:
+        """Run a command that succeeds and has nothing to add; its stdout."""
+        result = self.run(*arguments, stdin=stdin)
+        assert (result.returncode, result.stderr) == (0, b"")
+        return result.stdout
+
+    def json(self, *arguments: str | bytes, stdin: bytes = b"") -> Any:
+        """Run a command that succeeds; its stdout, parsed."""
+        return json.loads(self.ok(*arguments, "--json", stdin=stdin))
+
+
+def found(directory: Path) -> ServedNode:
+    address = f"127.0.0.1:{free_port()}"
+    result = kvstore(
+        "init", "--dir", str(directory), "--node-id", "1", "--member", f"1={address}"
+    )
+    assert result.returncode == 0, result.stderr
+    return ServedNode(directory=directory, address=address)
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedNode]:
+    """One running node for the tests that leave it as it is."""
+    served = found(tmp_path_factory.mktemp("node") / "data")
+    served.start()
+    try:
+        yield served
+    finally:
+        if served.process is not None:
+            served.process.kill()
+            served.process.communicate()
+
+
+def test_values_and_keys_survive_byte_for_byte(node: ServedNode) -> None:
+    node.ok("put", "bin", "-", stdin=BINARY)
+    assert node.ok("get", "bin") == BINARY
+    raw_key = b"raw/\xff\xfe\x80"
+    node.ok("put", raw_key, b"\xc3\x28 not utf-8")
+    assert node.ok("get", raw_key) == b"\xc3\x28 not utf-8"
+    assert node.ok("get", "--key-format", "hex", raw_key.hex()) == (
+        b"\xc3\x28 not utf-8"
+    )
+
+
+def test_operations_answer_over_the_network_as_documented(node: ServedNode) -> None:
+    first = node.json("put", "op/a", "1")["revision"]
+    node.ok("put", "op/b", "2")
+    listed = node.ok("range", "--prefix", "op/", "--json").splitlines()
+    assert [json.loads(line)["key"]["text"] for line in listed] == ["op/a", "op/b"]
+    create = json.dumps(
+        {
+            "compare": [{"key": "op/c", "target": "version", "value": 0}],
+            "then": [{"put": {"key": "op/c", "value": {"base64": "/w=="}}}],
+        }
+    ).encode()
+    assert node.json("txn", "-", stdin=create)["succeeded"] is True
+    assert node.run("txn", "-", stdin=create).returncode == 1
+    assert node.ok("get", "op/c") == b"\xff"
+    deleted = node.json("delete", "--prefix", "op/")
+    assert deleted["deleted"] == 3
+    absent = node.run("get", "op/a")
+    assert (absent.returncode, absent.stdout) == (1, b"")
+    assert node.ok("get", "op/a", "--revision", str(first)) == b"1"
+    node.ok("compact", str(deleted["revision"]))
+    past = node.run("get", "op/a", "--revision", str(first))
+    assert past.returncode == 5
+    assert b"compacted" in past.stderr
+
+
+def test_status_and_scrub_status_tell_of_the_node(node: ServedNode) -> None:
+    node.ok("put", "k", "v")
+    status = node.json("status")
+    assert status["healthy"] is True
+    assert status["leader_id"] == 1
+    (only,) = status["nodes"]
+    assert only["address"] == node.address
+    assert only["role"] == "leader"
+    assert only["lag"] == 0
+    assert node.ok("status").startswith(b"Healthy: node 1 leads in term ")
+    scrub = node.json("scrub", "status")
+    assert scrub["corrupt_records"] == 0
+    assert {store["store"] for store in scrub["nodes"][0]["stores"]} == {
+        "raft",
+        "state",
+    }
+    assert node.run("scrub", "status").returncode == 0
+
+
+def test_a_write_to_a_node_that_hangs_has_an_unknown_outcome(tmp_path: Path) -> None:
+    served = found(tmp_path / "data")
+    served.start()
+    assert served.process is not None
+    try:
+        served.ok("put", "k", "old")
+        served.process.send_signal(signal.SIGSTOP)
+        # The kernel still accepts connections, but nobody speaks HTTP/2 on them.
+        unheard = served.run("--timeout", "1", "put", "k", "new")
+        assert unheard.returncode in {3, 4}
+        read = served.run("--timeout", "1", "get", "k")
+        assert read.returncode == 3
+        status = served.run("--timeout", "1", "status")
+        assert status.returncode == 3
+        served.process.send_signal(signal.SIGCONT)
+        assert served.ok("get", "k") == (
+            b"old" if unheard.returncode == 3 else served.ok("get", "k")
+        )
+    finally:
+        served.process.kill()
+        served.process.communicate()
+
+
+def test_signals_stop_the_node_in_good_order_and_data_stays(tmp_path: Path) -> None:
+    served = found(tmp_path / "data")
+    served.start()
+    served.ok("put", "k", "v")
+    code, events = served.stop(signal.SIGTERM)
+    assert code == 0
+    assert [event["event"] for event in events][-1] == "node_stopped"
+    served.start()
+    locked = kvstore("serve", "--dir", str(served.directory))
+    assert locked.returncode == 7
+    assert b"is open in process" in locked.stderr
+    assert served.ok("get", "k") == b"v"
+    code, _ = served.stop(signal.SIGINT)
+    assert code == 0
+    gone = served.run("--timeout", "1", "get", "k")
+    assert gone.returncode == 3
+    again = kvstore(
+        "init", "--dir", str(served.directory), "--node-id", "1", "--member", "1=h:1"
+    )
+    assert again.returncode == 7
+    assert b"was founded already" in again.stderr
+
+
+def test_serve_refuses_what_it_must_not_run(tmp_path: Path) -> None:
+    empty = kvstore("serve", "--dir", str(tmp_path))
+    assert empty.returncode == 7
+    assert b"Hint: `kvstore init --help`" in empty.stderr
+    assert list(tmp_path.iterdir()) == []
+    directory = str(found(tmp_path / "data").directory)
+    public = kvstore("serve", "--dir", directory, "--listen", "0.0.0.0:0")
+    assert public.returncode == 7
+    assert b"--insecure" in public.stderr
+    optimized = kvstore("serve", "--dir", directory, python_options=("-O",))
+    assert optimized.returncode == 7
+    assert b"-O" in optimized.stderr
