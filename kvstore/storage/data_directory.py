@@ -290,7 +290,10 @@ def _read_whole(path: Path, expected: Identity | None) -> IdentityFile:
 
 def _names(path: Path) -> set[str]:
     """What is in a directory; nothing if it does not exist."""
-    return {entry.name for entry in path.iterdir()} if path.exists() else set()
+    if not path.exists():
+        return set()
+    # A new ext4 volume is not empty, and a volume is a natural data directory.
+    return {entry.name for entry in path.iterdir()} - {"lost+found"}
 
 
 def _make_directories(path: Path) -> None:

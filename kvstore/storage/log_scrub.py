@@ -81,6 +81,8 @@ class _LogChecks:
             there = self._hard_state_or_none(txn, other, codec)
             if there is not None and there.sequence > stored.sequence:
                 raise codec.corruption(key, "is older than its copy")
+        if txn.get(BASE_KEY, db=self._environment.database(META)) is None:
+            raise codec.corruption(key, "relies on the base of the log: it is missing")
         end = self._end_or_none(txn, stored.end.last, codec, key)
         if end is not None and end != stored.end:
             raise codec.corruption(
@@ -112,17 +114,22 @@ class _LogChecks:
         self, txn: Transaction, index: int, codec: RecordCodec, key: bytes
     ) -> LogEnd | None:
         """The log up to ``index``, on which the record at ``key`` relies."""
-        value = txn.get(BASE_KEY, db=self._environment.database(META))
-        if value is None:
-            raise codec.corruption(key, "relies on the base of the log: it is missing")
-        try:
-            base = self._codecs.decode_base(value)
-        except CorruptionError:
-            return None
-        if index == base.last:
+        base = self._base_or_none(txn)
+        if base is not None and index <= base.last:
             return base
+        if base is None and not txn.get(
+            entry_key(index), db=self._environment.database(HEADERS)
+        ):
+            return None  # it may be the base
         header = self._header_or_none(txn, index, codec, key)
         return header and LogEnd(index, header.term, header.chain)
+
+    def _base_or_none(self, txn: Transaction) -> LogEnd | None:
+        value = txn.get(BASE_KEY, db=self._environment.database(META))
+        try:
+            return self._codecs.decode_base(value) if value is not None else None
+        except CorruptionError:
+            return None
 
     def _hard_state_or_none(
         self, txn: Transaction, copy: int, codec: RecordCodec

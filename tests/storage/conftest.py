@@ -39,14 +39,20 @@ def make_entries() -> Callable[..., list[Entry]]:
 def flip_on_disk() -> Callable[[Path, bytes], None]:
     """``flip_on_disk(environment path, bytes)``: flips the last bit of those bytes.
 
-    Of every place in the file that holds them: pages that LMDB has freed keep copies.
+    In every place that holds them, for pages that LMDB has freed keep copies; and in
+    the file as it is, so that an environment which has it mapped sees it too.
     """
 
     def flip(path: Path, wanted: bytes) -> None:
         data = path / "data.mdb"
         content = data.read_bytes()
-        assert wanted in content, "the bytes to damage are not in the file"
-        data.write_bytes(content.replace(wanted, wanted[:-1] + bytes([wanted[-1] ^ 1])))
+        place = content.find(wanted)
+        assert place >= 0, "the bytes to damage are not in the file"
+        with data.open("r+b") as file:
+            while place >= 0:
+                file.seek(place + len(wanted) - 1)
+                file.write(bytes([wanted[-1] ^ 1]))
+                place = content.find(wanted, place + 1)
 
     return flip
 
