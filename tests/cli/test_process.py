@@ -60,10 +60,19 @@ class ServedNode:
             cwd=ROOT,
         )
         assert self.process.stderr is not None
+        said = []
         for line in self.process.stderr:
-            if json.loads(line)["event"] == "node_started":
+            said.append(line)
+            if '"event": "node_started"' in line:
                 return
-        raise AssertionError(f"serve ended with {self.process.wait()}")
+        raise AssertionError(f"serve ended: {self.process.wait()}\n{''.join(said)}")
+
+    def kill(self) -> None:
+        """Leave no process behind."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
+            self.process = None
 
     def stop(self, number: signal.Signals) -> tuple[int, list[dict[str, Any]]]:
         """Signal the process; its exit code and the events it still logged."""
@@ -91,26 +100,41 @@ class ServedNode:
         return json.loads(self.ok(*arguments, "--json", stdin=stdin))
 
 
-def found(directory: Path) -> ServedNode:
-    address = f"127.0.0.1:{free_port()}"
-    result = kvstore(
-        "init", "--dir", str(directory), "--node-id", "1", "--member", f"1={address}"
-    )
-    assert result.returncode == 0, result.stderr
-    return ServedNode(directory=directory, address=address)
+def found(directory: Path, *, count: int = 1) -> list[ServedNode]:
+    """Found the members of one cluster, in ``directory``/1 and so on."""
+    addresses = {number: f"127.0.0.1:{free_port()}" for number in range(1, count + 1)}
+    members = [f"--member={number}={address}" for number, address in addresses.items()]
+    nodes = []
+    for number, address in addresses.items():
+        path = directory / str(number)
+        cluster = ("--cluster-id", "ab" * 16)
+        result = kvstore(
+            "init", "--dir", str(path), "--node-id", str(number), *cluster, *members
+        )
+        assert result.returncode == 0, result.stderr
+        nodes.append(ServedNode(directory=path, address=address))
+    return nodes
 
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedNode]:
     """One running node for the tests that leave it as it is."""
-    served = found(tmp_path_factory.mktemp("node") / "data")
-    served.start()
+    (served,) = found(tmp_path_factory.mktemp("node"))
+    try:
+        served.start()
+        yield served
+    finally:
+        served.kill()
+
+
+@pytest.fixture
+def own_node(tmp_path: Path) -> Iterator[ServedNode]:
+    """A founded node for one test to start, stop and break."""
+    (served,) = found(tmp_path)
     try:
         yield served
     finally:
-        if served.process is not None:
-            served.process.kill()
-            served.process.communicate()
+        served.kill()
 
 
 def test_values_and_keys_survive_byte_for_byte(node: ServedNode) -> None:
@@ -168,31 +192,52 @@ def test_status_and_scrub_status_tell_of_the_node(node: ServedNode) -> None:
     assert node.run("scrub", "status").returncode == 0
 
 
-def test_a_write_to_a_node_that_hangs_has_an_unknown_outcome(tmp_path: Path) -> None:
-    served = found(tmp_path / "data")
-    served.start()
-    assert served.process is not None
+def test_a_node_that_hangs_is_unavailable_and_nothing_is_changed(
+    own_node: ServedNode,
+) -> None:
+    """The kernel still accepts connections, but nobody speaks on them."""
+    own_node.start()
+    assert own_node.process is not None
+    own_node.ok("put", "k", "old")
+    own_node.process.send_signal(signal.SIGSTOP)
+    for command in (("put", "k", "new"), ("get", "k"), ("status",)):
+        assert own_node.run("--timeout", "1", *command).returncode == 3
+    own_node.process.send_signal(signal.SIGCONT)
+    assert own_node.ok("get", "k") == b"old"
+
+
+def test_a_write_that_no_majority_answered_has_an_unknown_outcome(
+    tmp_path: Path,
+) -> None:
+    """Method: the leader of two takes the write, while the other one is paused."""
+    nodes = found(tmp_path, count=2)
     try:
-        served.ok("put", "k", "old")
-        served.process.send_signal(signal.SIGSTOP)
-        # The kernel still accepts connections, but nobody speaks HTTP/2 on them.
-        unheard = served.run("--timeout", "1", "put", "k", "new")
-        assert unheard.returncode in {3, 4}
-        read = served.run("--timeout", "1", "get", "k")
-        assert read.returncode == 3
-        status = served.run("--timeout", "1", "status")
-        assert status.returncode == 3
-        served.process.send_signal(signal.SIGCONT)
-        assert served.ok("get", "k") == (
-            b"old" if unheard.returncode == 3 else served.ok("get", "k")
-        )
+        for each in nodes:
+            each.start()
+        nodes[0].ok("--timeout", "20", "put", "k", "old")
+        leader_id = nodes[0].json("status")["leader_id"]
+        leader, follower = nodes[leader_id - 1], nodes[2 - leader_id]
+        assert follower.process is not None
+        follower.process.send_signal(signal.SIGSTOP)
+        unknown = leader.run("--timeout", "3", "put", "k", "new")
+        assert unknown.returncode == 4
+        assert unknown.stdout == b""
+        assert b"may or may not have been applied; read the key" in unknown.stderr
+        status = leader.run("--timeout", "1", "status")
+        assert status.returncode == 1
+        assert status.stdout.startswith(b"No quorum: 1 of 2 nodes answered")
+        assert leader.run("--timeout", "1", "get", "k").returncode == 3
+        follower.process.send_signal(signal.SIGCONT)
+        assert leader.ok("--timeout", "20", "get", "k") in {b"old", b"new"}
     finally:
-        served.process.kill()
-        served.process.communicate()
+        for each in nodes:
+            each.kill()
 
 
-def test_signals_stop_the_node_in_good_order_and_data_stays(tmp_path: Path) -> None:
-    served = found(tmp_path / "data")
+def test_signals_stop_the_node_in_good_order_and_data_stays(
+    own_node: ServedNode,
+) -> None:
+    served = own_node
     served.start()
     served.ok("put", "k", "v")
     code, events = served.stop(signal.SIGTERM)
@@ -219,7 +264,7 @@ def test_serve_refuses_what_it_must_not_run(tmp_path: Path) -> None:
     assert empty.returncode == 7
     assert b"Hint: `kvstore init --help`" in empty.stderr
     assert list(tmp_path.iterdir()) == []
-    directory = str(found(tmp_path / "data").directory)
+    directory = str(found(tmp_path / "founded")[0].directory)
     public = kvstore("serve", "--dir", directory, "--listen", "0.0.0.0:0")
     assert public.returncode == 7
     assert b"--insecure" in public.stderr
