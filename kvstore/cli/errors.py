@@ -5,6 +5,8 @@ of ending has its number. The map from ``kvstore.errors`` is by class, the neare
 ancestor deciding; a test proves that no class falls through.
 """
 
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum
@@ -32,6 +34,7 @@ class ExitCode(IntEnum):
     DIRECTORY_OR_CONFIG = 7
     INTERNAL = 70
     INTERRUPTED = 130
+    READER_GONE = 141
 
 
 EXIT_CODE_MEANINGS = {
@@ -48,6 +51,7 @@ EXIT_CODE_MEANINGS = {
     ExitCode.DIRECTORY_OR_CONFIG: "a data directory or a setting cannot be used",
     ExitCode.INTERNAL: "a bug in kvstore: please report the traceback",
     ExitCode.INTERRUPTED: "interrupted from the keyboard",
+    ExitCode.READER_GONE: "the reader of the output went away, as `head` does",
 }
 """In the words of ``kvstore --help``."""
 
@@ -83,10 +87,15 @@ def exit_codes() -> Iterator[None]:
     The root command wraps every command in it; commands need not.
 
     Raises:
-        CommandFailed: for an error of kvstore, a refused file, or Ctrl-C.
+        CommandFailed: for an error of kvstore, or Ctrl-C.
+        SystemExit: the reader of stdout went away, as ``head`` does.
     """
     try:
         yield
+    except BrokenPipeError:
+        # Python flushes stdout once more when it exits, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ExitCode.READER_GONE)
     except errors.KVStoreError as error:
         raise failure_of(error) from error
     except KeyboardInterrupt as error:

@@ -135,6 +135,13 @@ def colour_wanted() -> bool:
     return not os.environ.get("NO_COLOR")
 
 
+def coloured(text: str, colour: str) -> str:
+    """Return the text, in colour if stdout shows any."""
+    if stdout_is_terminal() and colour_wanted():
+        return click.style(text, fg=colour, bold=True)
+    return text
+
+
 def note(message: str) -> None:
     """Say something beside the result: on stderr, one line."""
     click.echo(message, err=True)

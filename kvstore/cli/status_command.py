@@ -19,6 +19,7 @@ from kvstore.cli.output import (
     Column,
     Json,
     OutputFormat,
+    coloured,
     human_bytes,
     human_duration,
     print_json,
@@ -112,7 +113,7 @@ def report_json(report: ClusterReport) -> dict[str, Json]:
 def _watch(connection: Connection, output: OutputFormat, interval_s: float) -> None:
     redraw = output is OutputFormat.TABLE and stdout_is_terminal()
     if redraw:
-        click.echo(_CLEAR, nl=False)
+        click.echo(_CLEAR, nl=False, color=True)
     try:
         while True:
             _show_again(connection, output, redraw=redraw)
@@ -138,21 +139,20 @@ def _show_again(connection: Connection, output: OutputFormat, *, redraw: bool) -
         text = _render(report)
     if redraw:
         lines = "".join(f"{line}{_LINE_REST}\n" for line in text.splitlines())
-        click.echo(f"{_REDRAW}{lines}{_SCREEN_REST}", nl=False)
+        # color=True: without it, NO_COLOR would take the cursor's commands out too.
+        click.echo(f"{_REDRAW}{lines}{_SCREEN_REST}", nl=False, color=True)
     else:
         click.echo(text)
 
 
 def _render(report: ClusterReport) -> str:
-    words = report.in_words()
     if not report.healthy:
-        words = click.style(words, fg="red", bold=True)
+        colour = "red"
     elif len(report.answering) < len(report.nodes) or report.corrupt_records:
-        words = click.style(words, fg="yellow")
+        colour = "yellow"
     else:
-        words = click.style(words, fg="green")
-    if not stdout_is_terminal():
-        words = click.unstyle(words)
+        colour = "green"
+    words = coloured(report.in_words(), colour)
     head = f"{words}\nCluster {report.cluster_id.hex()}\n\n"
     return head + render_table(_COLUMNS, [_row(report, node) for node in report.nodes])
 

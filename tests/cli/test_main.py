@@ -152,6 +152,21 @@ def test_an_uncaught_error_exits_as_a_bug_not_as_no() -> None:
     assert "AssertionError: ours" in result.stderr
 
 
+@pytest.mark.process
+def test_a_reader_that_goes_away_is_not_an_answer() -> None:
+    """click would exit with 1, which means 'no' here."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kvstore.cli.main", "completion", "zsh"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (141, b"")
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_prints_the_shells_script(shell: str) -> None:
     result = CliRunner().invoke(cli, ["completion", shell])
