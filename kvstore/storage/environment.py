@@ -4,6 +4,10 @@ Never ``writemap`` (a full disk is then a SIGBUS) and never ``sync=False`` (a po
 then loses everything since the last sync, and may tear the tree). LMDB itself has no
 page checksums; records carry their own (``record.py``), and opening walks the tree.
 
+What nothing in here can see: that the newest *meta* page was lost or altered so that an
+older one is taken for it. The store then is, whole and consistent, what it was one
+commit earlier. Only a witness outside of the file could tell.
+
 A write transaction must begin and end on the *same* thread: LMDB's writer mutex belongs
 to a thread, a commit from another one appears to succeed, and the next ``begin`` then
 hangs for ever. So each store has one dedicated writer thread. Reading transactions may
