@@ -1,0 +1,99 @@
+"""The README's Python runs as it stands, from a checkout and from the built wheel."""
+
+import ast
+import re
+import zipfile
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SNIPPET = re.compile(
+    r"<!-- snippet: ([\w-]+) -->\n```python\n(.*?)^```$", re.DOTALL | re.MULTILINE
+)
+NAMED_ADDRESS = re.compile(r"127\.0\.0\.1:740([123])")
+INSTALLATIONS = [
+    "checkout",
+    pytest.param("installed_wheel", marks=pytest.mark.slow),
+]
+
+
+class Outcome(Protocol):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Installation(Protocol):
+    """See conftest.py."""
+
+    def run(self, program: str, directory: Path) -> Outcome: ...
+
+
+def snippets(text: str) -> dict[str, str]:
+    """The programs of a Markdown text, by the names in the comments above them."""
+    found = SNIPPET.findall(text)
+    assert len(found) == len(dict(found)), "two snippets have one name"
+    return dict(found)
+
+
+README = snippets((ROOT / "README.md").read_text())
+
+
+def test_every_python_block_has_a_name() -> None:
+    """Goal: no program is left out of the tests below."""
+    assert (ROOT / "README.md").read_text().count("```python") == len(README)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("installation", INSTALLATIONS)
+@pytest.mark.parametrize("name", sorted(README))
+def test_snippet_runs_as_it_stands(
+    name: str, installation: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Goal: what a reader pastes works. Method: only addresses are replaced."""
+    program = README[name]
+    if NAMED_ADDRESS.search(program) and "kvstore.found" not in program:
+        endpoints: tuple[str, ...] = request.getfixturevalue("cluster")
+        program = NAMED_ADDRESS.sub(lambda it: endpoints[int(it[1]) - 1], program)
+    runner: Installation = request.getfixturevalue(installation)
+    outcome = runner.run(program, tmp_path)
+    assert outcome.returncode == 0, f"{outcome.stdout}\n{outcome.stderr}"
+    assert outcome.stderr == ""
+
+
+@pytest.mark.process
+def test_a_snippet_that_fails_fails_the_test(
+    checkout: Installation, tmp_path: Path
+) -> None:
+    """Goal: the test above can fail."""
+    text = "<!-- snippet: bad -->\n```python\nassert False\n```\n"
+    assert checkout.run(snippets(text)["bad"], tmp_path).returncode != 0
+
+
+@pytest.mark.parametrize("name", sorted(README))
+def test_snippet_uses_only_public_names(name: str) -> None:
+    """Goal: readers learn what is promised to stay."""
+    for node in ast.walk(ast.parse(README[name])):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+            assert not [n for n in names if n.startswith("kvstore.")]
+        if isinstance(node, ast.ImportFrom):
+            assert not (node.module or "").startswith("kvstore.")
+
+
+@pytest.mark.slow
+def test_wheel_holds_both_packages_and_says_that_they_are_typed(wheel: Path) -> None:
+    """Goal: what users install is what the tree shows, and nothing beside it."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {
+        "kvstore",
+        "kvcluster",
+    }
+    for package, folder in (("kvstore", ROOT), ("kvcluster", ROOT / "cluster")):
+        sources = [*(folder / package).rglob("*.py"), folder / package / "py.typed"]
+        expected = {path.relative_to(folder).as_posix() for path in sources}
+        assert expected - set(names) == set()
+    assert any(name.endswith("licenses/LICENSE") for name in names)
