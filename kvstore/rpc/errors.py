@@ -10,7 +10,7 @@ that is not definite.
 
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import NoReturn, cast
+from typing import NoReturn, TypeVar, cast
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -18,6 +18,9 @@ from google.protobuf.message import DecodeError
 from kvstore import errors
 from kvstore.errors import KVStoreError
 from kvstore.pb import kv_pb2
+
+_Q = TypeVar("_Q")
+_A = TypeVar("_A")
 
 ERROR_METADATA_KEY = "kvstore-error-bin"
 """Trailing metadata that carries the serialised ``Error``."""
@@ -134,7 +137,7 @@ def status_of(error: KVStoreError) -> grpc.StatusCode:
 
 
 async def abort(
-    context: "grpc.aio.ServicerContext[object, object]", error: KVStoreError
+    context: "grpc.aio.ServicerContext[_Q, _A]", error: KVStoreError
 ) -> NoReturn:
     """End a call with an error: its status, and itself in the trailing metadata."""
     encoded = error_to_pb(error).SerializeToString()

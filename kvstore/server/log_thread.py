@@ -6,8 +6,6 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TypeVar
 
-import lmdb
-
 from kvstore.errors import KVStoreError
 from kvstore.replica.effects import Persist
 from kvstore.replica.interfaces import LogStorage
@@ -15,7 +13,7 @@ from kvstore.types import ReadyNumber
 
 _T = TypeVar("_T")
 
-STORAGE_FAILURES = (KVStoreError, OSError, lmdb.Error, MemoryError)
+STORAGE_FAILURES = (KVStoreError, OSError, MemoryError)
 """What a store can raise. None is retried: after a failed fsync a second one that
 succeeds proves nothing, because the kernel marks the pages clean (ATC'20 fsync)."""
 

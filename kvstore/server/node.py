@@ -13,21 +13,38 @@ from typing import Self
 from kvstore.config import Config
 from kvstore.errors import Closed, KVStoreError
 from kvstore.pb import kv_pb2
-from kvstore.raft.messages import Message
-from kvstore.replica.effects import Apply, Fail, Persist, Read, Respond, Send
+from kvstore.raft.events import (
+    Elected,
+    Event,
+    LeaderChanged,
+    LeaderSuspected,
+    SteppedDown,
+)
+from kvstore.replica.effects import (
+    Apply,
+    Effect,
+    Fail,
+    Persist,
+    Read,
+    Respond,
+    Send,
+)
 from kvstore.replica.messages import PeerMessage
 from kvstore.replica.replica import Replica
 from kvstore.server.log_thread import LogThread
 from kvstore.server.logs import log_event
+from kvstore.server.metrics import Metrics
 from kvstore.server.network import Network
+from kvstore.server.operate import operate
 from kvstore.server.requests import Answer, PendingRead, decode_writes
 from kvstore.server.scrubbing import start_scrubber
 from kvstore.server.settings import limits, replica_options
 from kvstore.server.state_thread import Applied, ReadDone, ReadJob, StateThread
 from kvstore.server.stores import Stores
 from kvstore.state_machine.commands import validate_batch, validate_range
+from kvstore.storage.record import Finding
 from kvstore.storage.scrubber import Scrubber
-from kvstore.types import NodeId, ReadyNumber, Revision, Ticket
+from kvstore.types import NodeId, ReadyNumber, Revision, Term, Ticket
 
 LOGGER = logging.getLogger("kvstore.server")
 
@@ -87,6 +104,8 @@ class Node:
         self._reads: dict[Ticket, PendingRead] = {}
         self._last_ticket = 0
         self._poll_due = False
+        self._metrics = Metrics()
+        self._leader_term = Term(0)
         self.leader_changes = 0
         self.applied_revision = stores.state.progress.revision
         self.compact_revision = stores.state.progress.compact_revision
@@ -97,7 +116,7 @@ class Node:
             applied_index=stores.state.progress.index,
             compaction_pending=stores.state.compaction_pending,
             options=replica_options(config),
-            random=random.Random(),  # noqa: S311 - spreads timers, hides nothing
+            random=random.Random(),
         )
         self._log_thread = LogThread(
             stores.log,
@@ -121,10 +140,12 @@ class Node:
         if config.network:
             self.network = Network(self)
             await self.network.start()
+        if config.metrics is not None:
+            self._metrics.serve(config.metrics)
         self._log_thread.start()
         self._state_thread.start()
         if config.scrub:
-            self.scrubber = start_scrubber(config, stores, self.node_id)
+            self.scrubber = start_scrubber(config, stores, self._on_finding)
         self._next_tick = loop.time()
         self._on_tick()
         log_event(
@@ -157,6 +178,7 @@ class Node:
         self._carry_out(self.replica.close())
         if self.network is not None:
             await self.network.close()
+        self._metrics.close()
         if self.scrubber is not None:
             await asyncio.to_thread(self.scrubber.close)
         await asyncio.to_thread(self._log_thread.close)
@@ -347,3 +369,52 @@ class Node:
             answer(b"", Revision(0), error)
         elif (pending := self._reads.pop(ticket, None)) is not None:
             pending.answer(b"", Revision(0), error)
+
+    # ------------------------------------------------------------- observation
+
+    async def operate(self, request: kv_pb2.OperateRequest) -> kv_pb2.OperateResponse:
+        """One request of this process, as a client's stream would carry it.
+
+        Errors come inside the response. A cancelled caller does not take a write back.
+        """
+        return await operate(self, request)
+
+    @property
+    def metrics(self) -> Metrics:
+        """Counters and gauges of this node, in a registry of its own."""
+        return self._metrics
+
+    def _on_finding(self, finding: Finding) -> None:
+        # On the scrubber's thread; a counter is safe there.
+        self._metrics.corrupt_records.labels(finding.store).inc()
+
+    def _observe(self, events: list[Event]) -> None:
+        for event in events:
+            match event:
+                case Elected(term=term, last_index=index):
+                    self._leader_seen(term)
+                    self._log("elected", term=term, index=index)
+                case LeaderChanged(term=term, leader_id=leader):
+                    if leader is not None:
+                        self._leader_seen(term)
+                    self._log("leader_changed", term=term, leader=leader)
+                    self._tell_health(leader is not None)
+                case SteppedDown(term=term, was_leader=True, reason=reason):
+                    self._log("stepped_down", term=term, reason=reason.value)
+                case LeaderSuspected(term=term, leader_id=leader):
+                    self._log("leader_suspected", term=term, leader=leader)
+                case _:
+                    pass
+
+    def _leader_seen(self, term: Term) -> None:
+        if term > self._leader_term:
+            self._leader_term = term
+            self.leader_changes += 1
+            self._metrics.leader_changes.inc()
+
+    def _tell_health(self, serving: bool) -> None:
+        if self.network is not None and not self._closing:
+            self.network.tell_health(serving=serving)
+
+    def _log(self, event: str, **fields: object) -> None:
+        log_event(LOGGER, logging.INFO, event, node=self.node_id, **fields)

@@ -145,7 +145,12 @@ class StateThread:
             if not state.in_transaction:
                 state.begin()
                 self._commit_due = time.monotonic() + self._commit_interval_s
-            answers = machine.apply(state, entry, want_results=bool(groups))
+            answers = machine.apply(
+                state,
+                entry,
+                want_results=bool(groups),
+                response_bytes_max=self._response_bytes_max,
+            )
             if groups:
                 done = EntryId(entry.term, entry.index)
                 results.append((done, encode_groups(answers, groups)))

@@ -203,8 +203,9 @@ def _find(
 def _stop(view: ReadView, revision: Revision) -> Generator[None, None, None]:
     """Let others run; raises ``Compacted`` if they took away what is being read."""
     yield
-    newest, compact_revision = view.progress.revision, view.progress.compact_revision
-    check_readable(revision, revision=newest, compact_revision=compact_revision)
+    # The progress knows nothing yet of a revision that is being written.
+    compact_revision = view.progress.compact_revision
+    check_readable(revision, revision=revision, compact_revision=compact_revision)
 
 
 # -------------------------------------------------------- what of it is returned

@@ -8,7 +8,7 @@ Operations see the effects of those before them.
 
 from collections.abc import Iterator, Sequence
 
-from kvstore.errors import NewerFormat
+from kvstore.errors import InvalidRequest, NewerFormat
 from kvstore.pb import kv_pb2
 from kvstore.state_machine.commands import (
     check_key_storable,
@@ -49,7 +49,10 @@ def apply_txn(
     branches: list[bool] = []
     _plan(view, txn, branches, revision, compact_revision)
     execution = _Execution(view, revision, iter(branches), Budget(response_bytes_max))
-    execution.run(txn, result)
+    try:
+        execution.run(txn, result)
+    except InvalidRequest as error:
+        raise AssertionError("a planned transaction was refused half-way") from error
     return execution.store_revision
 
 

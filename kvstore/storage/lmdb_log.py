@@ -15,7 +15,12 @@ from typing import Self
 from kvstore.errors import CorruptionError
 from kvstore.raft.messages import Entry, HardState
 from kvstore.replica.interfaces import Identity
-from kvstore.storage.environment import ADVICE, Environment, Transaction
+from kvstore.storage.environment import (
+    ADVICE,
+    MAP_BYTES_MAX,
+    Environment,
+    Transaction,
+)
 from kvstore.storage.log_format import (
     BASE_KEY,
     DATABASES,
@@ -108,7 +113,9 @@ class LMDBLog:
             environment.close()
 
     @classmethod
-    def open(cls, path: Path, identity: Identity) -> Self:
+    def open(
+        cls, path: Path, identity: Identity, *, map_bytes_max: int = MAP_BYTES_MAX
+    ) -> Self:
         """Open the log in directory ``path`` and verify its end.
 
         One damaged copy of the hard state is replaced from the other and reported in
@@ -120,7 +127,9 @@ class LMDBLog:
             NewerFormat: a newer kvstore wrote it.
             OSError: the medium refused.
         """
-        environment = Environment.open(path, store=STORE, databases=DATABASES)
+        environment = Environment.open(
+            path, store=STORE, databases=DATABASES, map_bytes_max=map_bytes_max
+        )
         try:
             return cls._verified(environment, LogCodecs.of(identity))
         except CorruptionError as error:

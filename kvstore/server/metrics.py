@@ -1,0 +1,47 @@
+"""Prometheus metrics of one node."""
+
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, start_http_server
+
+from kvstore.config import check_address
+from kvstore.errors import ConfigError
+
+
+class Metrics:
+    """A registry of its own: two nodes in one process do not share counters."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.leader_changes = Counter(
+            "kvstore_leader_changes",
+            "Terms in which this node saw a new leader.",
+            registry=self.registry,
+        )
+        self.corrupt_records = Counter(
+            "kvstore_corrupt_records",
+            "Damaged records that the scrubber found.",
+            ["store"],
+            registry=self.registry,
+        )
+        self._server: WSGIServer | None = None
+
+    def serve(self, address: str) -> None:
+        """Answer scrapes at ``host:port``, in a thread, until ``close``.
+
+        Raises:
+            ConfigError: the address cannot be bound.
+        """
+        check_address("metrics", address)
+        host, _, port = address.rpartition(":")
+        try:
+            self._server, _ = start_http_server(
+                int(port), host.strip("[]"), registry=self.registry
+            )
+        except OSError as error:
+            raise ConfigError(f"cannot bind metrics {address}: {error}") from error
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()

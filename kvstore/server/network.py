@@ -1,0 +1,126 @@
+"""A node's gRPC server, and its streams to and from its peers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from kvstore.config import check_address, is_loopback
+from kvstore.errors import ConfigError
+from kvstore.pb import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc, peer_pb2
+from kvstore.replica.messages import PeerMessage
+from kvstore.rpc.codec import PeerCodec
+from kvstore.rpc.options import SERVER_OPTIONS
+from kvstore.rpc.peers import PeerTransport
+from kvstore.server.services import ClusterService, KVService
+from kvstore.storage.record import entry_crc
+
+if TYPE_CHECKING:
+    from kvstore.server.node import Node
+
+STOP_GRACE_S = 0.5
+"""Answers under way may still leave when the node stops."""
+
+SERVICES = (
+    kv_pb2.DESCRIPTOR.services_by_name["KV"].full_name,
+    cluster_pb2.DESCRIPTOR.services_by_name["Cluster"].full_name,
+    peer_pb2.DESCRIPTOR.services_by_name["Peer"].full_name,
+)
+
+
+class Network:
+    """From ``start`` to ``close``."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        self._health = HealthServicer()
+        identity = node.stores.identity
+        addresses = {
+            member.node_id: node.config.peer_addresses.get(
+                member.node_id, member.address
+            )
+            for member in node.stores.members
+            if member.node_id != identity.node_id
+        }
+        self._peers = PeerTransport(
+            identity,
+            addresses,
+            codec=PeerCodec(entry_crc=entry_crc),
+            on_messages=node.receive,
+            on_disconnect=node.peer_disconnected,
+        )
+        self._stopping: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.address = ""
+
+    async def start(self) -> None:
+        """Bind, serve, dial the peers.
+
+        Raises:
+            ConfigError: the address cannot be bound, or must not be without --insecure.
+        """
+        node = self._node
+        kv_pb2_grpc.add_KVServicer_to_server(KVService(node), self._server)
+        cluster_pb2_grpc.add_ClusterServicer_to_server(
+            ClusterService(node), self._server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._server.add_generic_rpc_handlers((self._peers.handler,))
+        reflection.enable_server_reflection(
+            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
+        wanted = self._wanted_address()
+        try:
+            port = self._server.add_insecure_port(wanted)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"cannot bind {wanted}: is another process using it? "
+                "Choose another with --listen"
+            ) from error
+        await self._server.start()
+        self.address = f"{wanted.rpartition(':')[0]}:{port}"
+        await self._peers.__aenter__()
+
+    def _wanted_address(self) -> str:
+        node = self._node
+        own = {m.node_id: m.address for m in node.stores.members}[node.node_id]
+        wanted = node.config.listen or own
+        check_address("listen", wanted)
+        if not node.config.insecure and not is_loopback(wanted):
+            raise ConfigError(
+                f"{wanted} is not a loopback address, and there is no TLS yet: anybody "
+                "who reaches it could read and write everything. Pass --insecure "
+                "(Config(insecure=True)) if the network is trusted"
+            )
+        return wanted
+
+    def send(self, messages: Iterable[PeerMessage]) -> None:
+        self._peers.send(messages)
+
+    def tell_health(self, *, serving: bool) -> None:
+        """What the standard health service says: whether a leader is known."""
+        task = asyncio.create_task(self._set_health(serving))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _set_health(self, serving: bool) -> None:
+        answer = health_pb2.HealthCheckResponse
+        now = answer.SERVING if serving else answer.NOT_SERVING
+        for service in ("", *SERVICES):
+            await self._health.set(service, now)
+
+    def stop_now(self) -> None:
+        """The node has failed: answer nobody any more."""
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self.close())
+
+    async def close(self) -> None:
+        await self._peers.close()
+        await self._server.stop(STOP_GRACE_S)

@@ -1,0 +1,605 @@
+"""Drives the Raft core in memory: every delivery, fsync and crash is the test's choice.
+
+``Bench`` is one node whose peers the test plays. ``Cluster`` is several real nodes and
+a network; after every step of a node the invariants of ``kvstore.raft.invariants`` are
+checked, so every cluster test is also a test of all of them.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from kvstore.raft.events import Event
+from kvstore.raft.invariants import ClusterChecker, Member
+from kvstore.raft.messages import (
+    AppendEntries,
+    AppendEntriesReply,
+    Entry,
+    EntryId,
+    EntryKind,
+    HardState,
+    Heartbeat,
+    HeartbeatReply,
+    Message,
+    RequestVote,
+    RequestVoteReply,
+)
+from kvstore.raft.node import RaftNode, Role
+from kvstore.raft.options import RaftOptions
+from kvstore.raft.ready import ReadState, Ready
+from kvstore.types import LogIndex, NodeId, Term
+
+M = TypeVar("M")
+
+OPTIONS = RaftOptions(
+    election_timeout_ticks=10,
+    heartbeat_interval_ticks=1,
+    evidence_election_ticks_max=2,
+)
+"""As in etcd's tests: T is 10 ticks and a heartbeat 1."""
+
+
+def entry_id(term: int, index: int) -> EntryId:
+    return EntryId(Term(term), LogIndex(index))
+
+
+def entries_of(terms: Sequence[int], *, first: int = 1) -> tuple[Entry, ...]:
+    """One entry a term given, named after its place so that no two are alike."""
+    return tuple(
+        Entry(
+            Term(term),
+            LogIndex(index),
+            EntryKind.COMMANDS,
+            b"%d@%d" % (term, index),
+        )
+        for index, term in enumerate(terms, first)
+    )
+
+
+class Disk:
+    """What survives: a durable log and hard state."""
+
+    def __init__(
+        self, terms: Sequence[int] = (), *, term: int = 0, vote: int | None = None
+    ) -> None:
+        self.log: list[Entry] = list(entries_of(terms))
+        self.hard_state = HardState(
+            term=Term(max([term, *terms])),
+            vote=None if vote is None else NodeId(vote),
+        )
+        self.entries_reads = 0
+        self.term_reads = 0
+
+    @property
+    def first_index(self) -> LogIndex:
+        return LogIndex(1)
+
+    @property
+    def last_index(self) -> LogIndex:
+        return LogIndex(len(self.log))
+
+    def term(self, index: LogIndex) -> Term:
+        self.term_reads += 1
+        if index == 0:
+            return Term(0)
+        if index < 0:
+            raise LookupError(index)
+        return self.log[index - 1].term
+
+    def entries(
+        self, start: LogIndex, end: LogIndex, bytes_max: int
+    ) -> tuple[Entry, ...]:
+        self.entries_reads += 1
+        assert 1 <= start <= end <= len(self.log) + 1
+        taken: list[Entry] = []
+        size = 0
+        for entry in self.log[start - 1 : end - 1]:
+            size += len(entry.data)
+            if taken and size > bytes_max:
+                break
+            taken.append(entry)
+        return tuple(taken)
+
+    def append(self, hard_state: HardState | None, entries: Sequence[Entry]) -> None:
+        if hard_state is not None:
+            self.hard_state = hard_state
+        if entries:
+            assert entries[0].index <= len(self.log) + 1, "a hole in the log"
+            del self.log[entries[0].index - 1 :]
+            self.log += entries
+
+    def terms(self) -> list[int]:
+        return [int(entry.term) for entry in self.log]
+
+
+class Bench:
+    """One node; the test plays its peers. Writes are durable at once unless held."""
+
+    def __init__(
+        self,
+        *,
+        voters: Sequence[int] = (1, 2, 3),
+        terms: Sequence[int] = (),
+        term: int = 0,
+        vote: int | None = None,
+        applied: int = 0,
+        options: RaftOptions = OPTIONS,
+        seed: int = 1,
+    ) -> None:
+        self.disk = Disk(terms, term=term, vote=vote)
+        self.raft = RaftNode(
+            node_id=NodeId(1),
+            voters=[NodeId(voter) for voter in voters],
+            log=self.disk,
+            hard_state=self.disk.hard_state,
+            applied_index=LogIndex(applied),
+            options=options,
+            random=random.Random(seed),
+        )
+        self.peers = tuple(NodeId(voter) for voter in voters if voter != 1)
+        self.slow_disk = False
+        self.writing: Ready | None = None
+        self.applied: list[Entry] = []
+        self.reads: list[ReadState] = []
+        self.sent: list[Message] = []
+        self.events: list[Event] = []
+
+    def role(self) -> Role:
+        return self.raft.role
+
+    def work(self) -> list[Message]:
+        """Do what is owed; what was sent since the last call."""
+        while self.raft.has_ready():
+            ready = self.raft.ready()
+            self.sent += ready.messages
+            if ready.must_persist:
+                assert self.writing is None
+                self.writing = ready
+                if not self.slow_disk:
+                    self.fsync()
+            else:
+                assert not ready.messages_after_persist
+            if ready.committed_entries:
+                self.applied += ready.committed_entries
+                self.raft.applied(ready.committed_entries[-1].index)
+            self.reads += ready.read_states
+        self.events += self.raft.drain_events()
+        sent, self.sent = self.sent, []
+        return sent
+
+    def fsync(self) -> None:
+        """The write in flight is durable; its votes and acknowledgements leave."""
+        ready, self.writing = self.writing, None
+        assert ready is not None
+        self.disk.append(ready.hard_state, ready.entries)
+        self.raft.persisted(ready.number)
+        self.sent += ready.messages_after_persist
+
+    def step(self, message: Message) -> list[Message]:
+        self.raft.step(message)
+        return self.work()
+
+    def tick(self, count: int = 1) -> list[Message]:
+        sent: list[Message] = []
+        for _ in range(count):
+            self.raft.tick()
+            sent += self.work()
+        return sent
+
+    # The messages that a test most often plays.
+
+    def append(
+        self,
+        terms: Sequence[int] = (),
+        *,
+        previous: tuple[int, int] = (0, 0),
+        commit: int = 0,
+        term: int | None = None,
+        sender: int = 2,
+    ) -> list[Message]:
+        """``terms`` of entries behind ``previous`` (term, index)."""
+        return self.step(
+            AppendEntries(
+                sender=NodeId(sender),
+                to=NodeId(1),
+                term=self.raft.term if term is None else Term(term),
+                previous=entry_id(*previous),
+                entries=entries_of(terms, first=previous[1] + 1),
+                commit_index=LogIndex(commit),
+            )
+        )
+
+    def acknowledge(
+        self, index: int, *, sender: int = 2, term: int | None = None
+    ) -> list[Message]:
+        return self.step(
+            AppendEntriesReply(
+                sender=NodeId(sender),
+                to=NodeId(1),
+                term=self.raft.term if term is None else Term(term),
+                index=LogIndex(index),
+                rejected=False,
+                hint=None,
+            )
+        )
+
+    def reject(
+        self, index: int, hint: tuple[int, int], *, sender: int = 2
+    ) -> list[Message]:
+        return self.step(
+            AppendEntriesReply(
+                sender=NodeId(sender),
+                to=NodeId(1),
+                term=self.raft.term,
+                index=LogIndex(index),
+                rejected=True,
+                hint=entry_id(*hint),
+            )
+        )
+
+    def heartbeat(
+        self,
+        *,
+        term: int | None = None,
+        commit: int = 0,
+        read_round: int = 0,
+        sender: int = 2,
+    ) -> list[Message]:
+        return self.step(
+            Heartbeat(
+                sender=NodeId(sender),
+                to=NodeId(1),
+                term=self.raft.term if term is None else Term(term),
+                commit_index=LogIndex(commit),
+                round=read_round,
+            )
+        )
+
+    def answer_heartbeat(
+        self, *, sender: int = 2, read_round: int = 0, term: int | None = None
+    ) -> list[Message]:
+        return self.step(
+            HeartbeatReply(
+                sender=NodeId(sender),
+                to=NodeId(1),
+                term=self.raft.term if term is None else Term(term),
+                round=read_round,
+            )
+        )
+
+    def ask_vote(
+        self,
+        *,
+        term: int,
+        last: tuple[int, int] = (0, 0),
+        sender: int = 2,
+        pre: bool = False,
+    ) -> list[Message]:
+        return self.step(
+            RequestVote(
+                sender=NodeId(sender),
+                to=NodeId(1),
+                term=Term(term),
+                last_log=entry_id(*last),
+                pre_vote=pre,
+            )
+        )
+
+    def answer_vote(
+        self,
+        *,
+        sender: int,
+        granted: bool = True,
+        pre: bool = False,
+        term: int | None = None,
+    ) -> list[Message]:
+        if term is None:
+            term = self.raft.term + (1 if pre and granted else 0)
+        return self.step(
+            RequestVoteReply(
+                sender=NodeId(sender),
+                to=NodeId(1),
+                term=Term(term),
+                granted=granted,
+                pre_vote=pre,
+            )
+        )
+
+    def become_candidate(self) -> list[Message]:
+        """Win the pre-vote. The requests for votes."""
+        self.raft.campaign()
+        self.work()
+        sent: list[Message] = []
+        for peer in self.peers[: len(self.peers) // 2 + 1]:
+            sent += self.answer_vote(sender=peer, pre=True)
+            if sent:
+                break
+        return sent
+
+    def become_leader(self, *, commit: bool = True) -> list[Message]:
+        """Win an election, and commit its no-op; what is sent at last."""
+        sent = self.become_candidate()
+        for peer in self.peers:
+            if self.raft.is_leader:
+                break
+            sent = self.answer_vote(sender=peer)
+        assert self.raft.is_leader
+        if commit:
+            for peer in self.peers:
+                self.acknowledge(self.raft.last_index, sender=peer)
+            assert self.raft.commit_index == self.raft.last_index
+        return sent
+
+    def become_follower(self, term: int, leader: int = 2) -> None:
+        self.heartbeat(term=term, sender=leader)
+        assert self.raft.leader_id == leader
+
+
+class Server:
+    """One member: a disk, and while it is up a node."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.disk = disk
+        self.raft: RaftNode | None = None
+        self.writing: Ready | None = None
+        self.slow_disk = False
+        self.slow_apply = False
+        self.state: list[Entry] = []
+        """What the state machine holds; volatile, as it may lag on disk."""
+        self.durable_state = 0
+        """How much of it a crash leaves."""
+        self.reads: dict[int, ReadState] = {}
+        self.events: list[Event] = []
+
+
+class Cluster:
+    """Several nodes and a network that keeps order unless told otherwise."""
+
+    def __init__(
+        self,
+        size: int = 3,
+        *,
+        options: RaftOptions = OPTIONS,
+        seed: int = 1,
+        logs: Sequence[Sequence[int]] = (),
+        term: int = 0,
+    ) -> None:
+        self.random = random.Random(seed)
+        self.options = options
+        self.ids = tuple(NodeId(node_id) for node_id in range(1, size + 1))
+        self.servers = {i: Server(Disk(term=term)) for i in self.ids}
+        for node_id, terms in zip(self.ids, logs, strict=False):
+            self.servers[node_id].disk = Disk(terms, term=term)
+        self.members: dict[NodeId, Member] = {}
+        self.checker = ClusterChecker(self.ids)
+        self.wire: list[Message] = []
+        self.cuts: set[tuple[NodeId, NodeId]] = set()
+        self.steps = 0
+        for node_id, server in self.servers.items():
+            self.members[node_id] = Member(node=None, durable=server.disk)
+        for node_id in self.ids:
+            self.restart(node_id)
+
+    # -------------------------------------------------------------------- nodes
+
+    def raft(self, node_id: int) -> RaftNode:
+        raft = self.servers[NodeId(node_id)].raft
+        assert raft is not None, f"{node_id} is down"
+        return raft
+
+    def running(self) -> list[NodeId]:
+        return [i for i in self.ids if self.servers[i].raft is not None]
+
+    def leader(self) -> RaftNode:
+        """The leader of the highest term."""
+        leaders = [self.raft(i) for i in self.running() if self.raft(i).is_leader]
+        assert leaders, "nobody leads"
+        return max(leaders, key=lambda raft: raft.term)
+
+    def restart(self, node_id: int) -> None:
+        server = self.servers[NodeId(node_id)]
+        assert server.raft is None
+        del server.state[server.durable_state :]
+        server.raft = RaftNode(
+            node_id=NodeId(node_id),
+            voters=self.ids,
+            log=server.disk,
+            hard_state=server.disk.hard_state,
+            applied_index=LogIndex(server.durable_state),
+            options=self.options,
+            random=random.Random(self.random.getrandbits(64)),
+        )
+        self.members[NodeId(node_id)] = Member(node=server.raft, durable=server.disk)
+        self.checker.restarted(NodeId(node_id), LogIndex(server.durable_state))
+        self._check(NodeId(node_id))
+
+    def crash(self, node_id: int, *, notice: bool = False) -> None:
+        """Lose all that is not durable. With ``notice``, peers see it disconnect."""
+        server = self.servers[NodeId(node_id)]
+        server.raft, server.writing = None, None
+        self.members[NodeId(node_id)] = Member(node=None, durable=server.disk)
+        self.checker.check(self.members)
+        if notice:
+            for peer in self.running():
+                self.raft(peer).peer_disconnected(NodeId(node_id))
+                self._work(peer)
+
+    def tick(self, node_id: int, count: int = 1) -> None:
+        for _ in range(count):
+            self.raft(node_id).tick()
+            self._work(NodeId(node_id))
+
+    def tick_all(self, count: int = 1) -> None:
+        """Ticks everywhere, and after each all that follows from it."""
+        for _ in range(count):
+            for node_id in self.running():
+                self.tick(node_id)
+            self.stabilize()
+
+    def propose(self, node_id: int, data: bytes = b"x") -> EntryId:
+        entry = self.raft(node_id).propose(data)
+        self._work(NodeId(node_id))
+        return entry
+
+    def read(self, node_id: int, request_id: int) -> None:
+        self.checker.read_asked(NodeId(node_id), request_id)
+        self.raft(node_id).read_index(request_id)
+        self._work(NodeId(node_id))
+
+    def disconnect(self, node_id: int, peer: int) -> None:
+        """``node_id`` sees its connection to ``peer`` close."""
+        self.raft(node_id).peer_disconnected(NodeId(peer))
+        self._work(NodeId(node_id))
+
+    def campaign(self, node_id: int) -> None:
+        self.raft(node_id).campaign()
+        self._work(NodeId(node_id))
+
+    def elect(self, node_id: int) -> None:
+        """Make a node win, past stickiness: those it reaches think the leader gone."""
+        for voter in self.running():
+            if (leader := self.raft(voter).leader_id) is not None and leader != voter:
+                self.disconnect(voter, leader)
+        self.campaign(node_id)
+        self.stabilize()
+        assert self.raft(node_id).is_leader
+
+    # --------------------------------------------------------------------- disk
+
+    def fsync(self, node_id: int) -> None:
+        """The write in flight, if any, is done."""
+        server = self.servers[NodeId(node_id)]
+        ready, server.writing = server.writing, None
+        if ready is None:
+            return
+        self._finish_write(server, ready)
+        self._work(NodeId(node_id))
+
+    def write_then_crash(self, node_id: int) -> None:
+        """The write in flight reaches the disk; its node never learns."""
+        server = self.servers[NodeId(node_id)]
+        assert server.writing is not None
+        server.disk.append(server.writing.hard_state, server.writing.entries)
+        self.crash(node_id)
+
+    def apply(self, node_id: int) -> None:
+        """The state machine catches up, and its state becomes durable."""
+        server = self.servers[NodeId(node_id)]
+        raft = self.raft(node_id)
+        if server.state and server.state[-1].index > raft.applied_index:
+            raft.applied(server.state[-1].index)
+        server.durable_state = len(server.state)
+        self._work(NodeId(node_id))
+
+    def _finish_write(self, server: Server, ready: Ready) -> None:
+        assert server.raft is not None
+        server.disk.append(ready.hard_state, ready.entries)
+        server.raft.persisted(ready.number)
+        self._send(server, ready.messages_after_persist)
+
+    # ------------------------------------------------------------------ network
+
+    def cut(self, a: Iterable[int], b: Iterable[int] | None = None) -> None:
+        """No message passes between ``a`` and ``b`` (by default everybody else)."""
+        group = [NodeId(i) for i in a]
+        others = [i for i in self.ids if i not in group] if b is None else list(b)
+        for i in group:
+            for j in others:
+                self.cuts |= {(i, NodeId(j)), (NodeId(j), i)}
+
+    def heal(self) -> None:
+        self.cuts.clear()
+
+    def take(
+        self,
+        kind: type | None = None,
+        *,
+        sender: int | None = None,
+        to: int | None = None,
+        where: Callable[[Message], bool] = lambda _: True,
+    ) -> list[Message]:
+        """Remove what is on the wire and fits: to lose, keep or repeat it."""
+        taken = [
+            message
+            for message in self.wire
+            if (kind is None or isinstance(message, kind))
+            and sender in (None, message.sender)
+            and to in (None, message.to)
+            and where(message)
+        ]
+        self.wire = [m for m in self.wire if not any(m is t for t in taken)]
+        return taken
+
+    def deliver(self, messages: Iterable[Message]) -> None:
+        """Hand messages to their receivers, whatever the network looks like."""
+        for message in messages:
+            server = self.servers[message.to]
+            if server.raft is not None:
+                server.raft.step(message)
+                self._work(message.to)
+
+    def stabilize(self, limit: int = 10_000) -> None:
+        """Deliver all, and what follows from it, until the wire is silent."""
+        while self.wire:
+            message = self.wire.pop(0)
+            if (message.sender, message.to) not in self.cuts:
+                self.deliver([message])
+            limit -= 1
+            assert limit, "the cluster talks without end"
+
+    # ----------------------------------------------------------------- plumbing
+
+    def _work(self, node_id: NodeId) -> None:
+        server = self.servers[node_id]
+        raft = server.raft
+        assert raft is not None
+        self._check(node_id)
+        while raft.has_ready():
+            ready = raft.ready()
+            self._send(server, ready.messages)
+            if ready.must_persist:
+                assert server.writing is None, "two writes in flight"
+                server.writing = ready
+            else:
+                assert not ready.messages_after_persist
+            if ready.committed_entries:
+                self.checker.handed_out(node_id, ready.committed_entries)
+                server.state += ready.committed_entries
+                if not server.slow_apply:
+                    raft.applied(ready.committed_entries[-1].index)
+                    server.durable_state = len(server.state)
+            for state in ready.read_states:
+                self.checker.read_answered(node_id, state)
+                server.reads[state.request_id] = state
+            if server.writing is not None and not server.slow_disk:
+                write, server.writing = server.writing, None
+                self._finish_write(server, write)
+            self._check(node_id)
+        server.events += raft.drain_events()
+
+    def _send(self, server: Server, messages: Iterable[Message]) -> None:
+        for message in messages:
+            self.checker.message_sent(message, server.disk)
+            self.wire.append(message)
+
+    def _check(self, node_id: NodeId) -> None:
+        self.steps += 1
+        self.checker.check_member(node_id, self.members)
+
+    # --------------------------------------------------------------------- facts
+
+    def logs(self) -> list[list[int]]:
+        """The terms of every log, in memory."""
+        return [log_terms(self.raft(node_id)) for node_id in self.running()]
+
+    def commits(self) -> list[int]:
+        return [int(self.raft(node_id).commit_index) for node_id in self.running()]
+
+
+def log_terms(raft: RaftNode) -> list[int]:
+    """The terms of a node's log, in memory."""
+    return [int(raft.log.term(LogIndex(i))) for i in range(1, raft.last_index + 1)]
+
+
+def of_kind(messages: Iterable[Message], kind: type[M]) -> list[M]:
+    return [message for message in messages if isinstance(message, kind)]
