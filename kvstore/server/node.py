@@ -61,8 +61,8 @@ class Node:
         async with Node(Config(data_dir=path)) as node:
             await node.wait_closed()
 
-    Its lifetime is the ``async with`` block. A storage failure, or a damaged record that
-    it needs, stops the node: :meth:`wait_closed` raises what happened.
+    Its lifetime is the ``async with`` block. A storage failure, or a damaged record
+    that it needs, stops the node: :meth:`wait_closed` raises what happened.
     """
 
     def __init__(self, config: Config) -> None:
@@ -77,7 +77,7 @@ class Node:
         """Open the stores and take part in the cluster.
 
         Raises:
-            DataDirectoryError: the directory cannot be used; the message says what to do.
+            DataDirectoryError: the directory cannot be used; the message says why.
             CorruptionError: a record that the node needs is damaged.
             ConfigError: the address cannot be bound, or a setting does not fit.
         """
@@ -169,7 +169,7 @@ class Node:
         await self.close()
 
     async def close(self) -> None:
-        """Stop. Requests in flight fail: unapplied ones definitely, others as unknown."""
+        """Stop. Requests in flight fail: definitely, or as of unknown outcome."""
         if self._closing:
             return
         self._closing = True
@@ -223,7 +223,7 @@ class Node:
         """Check an encoded ``CommandBatch`` and pass it on; ``answer`` is called once.
 
         Raises:
-            InvalidRequest, Busy, Closed: definitely not applied; ``answer`` is not called.
+            InvalidRequest, Busy, Closed: not applied; ``answer`` is not called.
         """
         self._check_open()
         batch = decode_writes(writes)

@@ -10,8 +10,8 @@ from kvstore.pb import kv_pb2
 from kvstore.types import Revision
 
 Answer = Callable[[bytes, Revision, KVStoreError | None], None]
-"""Called once, on the event loop: an encoded ``ResultBatch`` and the revision it was made
-at, or an error."""
+"""Called once, on the event loop: an encoded ``ResultBatch`` and the revision it was
+made at, or an error."""
 
 
 @dataclass(slots=True)
