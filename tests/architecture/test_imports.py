@@ -254,9 +254,12 @@ def faults_of_others(package: str, module: str, found: Import) -> Iterator[str]:
         yield f"{top} is imported only in {', '.join(ONLY_IN[top])}"
     if found.module.endswith("_pb2_grpc") and package not in GRPC_STUBS_IN:
         yield f"{package} may use protobuf messages, but not {found.module}"
-    if package == NEEDS_NO_KVCLUSTER and top == "kvcluster":
-        if module not in MAY_LOAD_KVCLUSTER and not (found.lazy or found.for_types):
-            yield f"{module} may import {top} only inside a function"
+    if (
+        (package, top) == (NEEDS_NO_KVCLUSTER, "kvcluster")
+        and module not in MAY_LOAD_KVCLUSTER
+        and not (found.lazy or found.for_types)
+    ):
+        yield f"{module} may import {top} only inside a function"
 
 
 def faults(modules: list[Module]) -> list[str]:
