@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import click
+
 from kvcluster import errors
 from kvcluster.local import LocalCluster, Settings
 from kvcluster.status import ClusterStatus, NodeStatus, ProcessState
-
 from kvstore.cli.errors import CommandFailed, ExitCode
 from kvstore.cli.options import examples, output_option
 from kvstore.cli.output import (

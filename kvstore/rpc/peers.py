@@ -34,6 +34,9 @@ METHOD = "Exchange"
 CLUSTER_METADATA_KEY = "kvstore-cluster"
 FROM_METADATA_KEY = "kvstore-from"
 TO_METADATA_KEY = "kvstore-to"
+ACCEPTED_METADATA_KEY = "kvstore-accepted"
+"""In the initial metadata of the answer. A refusal has initial metadata too, and gRPC
+may deliver them before it says that the call is over."""
 
 _logger = logging.getLogger(__name__)
 
@@ -284,12 +287,13 @@ class _Link:
     async def _is_accepted(self, call: _Call) -> bool:
         try:
             async with asyncio.timeout(self._options.connect_timeout_s):
-                # The receiver sends these when it has accepted the stream.
-                await call.initial_metadata()
+                accepted = ACCEPTED_METADATA_KEY in await call.initial_metadata()
+                if not accepted:
+                    await call.code()
         except TimeoutError:
             self._log_refusal("timeout")
             return False
-        if call.done():
+        if not accepted:
             self._log_refusal(f"{(await call.code()).name}: {await call.details()}")
             return False
         self._last_refusal = ""
@@ -373,7 +377,7 @@ class _PeerService:
         self._newest[sender] = context
         self._on_accepted(sender)
         try:
-            await context.send_initial_metadata(())  # tells the sender: accepted
+            await context.send_initial_metadata(((ACCEPTED_METADATA_KEY, "1"),))
             await self._receive(sender, context)
         finally:
             # Also when the task is cancelled, which is how a broken connection ends it.

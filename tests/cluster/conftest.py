@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from kvcluster.local import LocalCluster, Settings
 
 STUB = (sys.executable, str(Path(__file__).with_name("stub_node.py")))

@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Coroutine
 
 import pytest
+
 from kvcluster.proxy import FaultProxy, Link, ProxyThread
 
 SOON_S = 5.0

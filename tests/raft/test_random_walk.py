@@ -16,8 +16,8 @@ from kvstore.raft.options import RaftOptions
 from kvstore.types import NodeId
 from tests.raft.harness import Cluster
 
-EVENTS = 2_500
-FIRST, COUNT = (int(n) for n in os.environ.get("RAFT_SEEDS", "0:40").split(":"))
+EVENTS = 4_000
+FIRST, COUNT = (int(n) for n in os.environ.get("RAFT_SEEDS", "0:250").split(":"))
 WIRE_MAX = 60
 
 

@@ -1,0 +1,224 @@
+"""The log in memory over the log on disk."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvstore.raft.log import ENTRY_OVERHEAD_BYTES, RaftLog
+from kvstore.raft.messages import Entry
+from kvstore.types import LogIndex
+from tests.raft.harness import Disk, entries_of, entry_id
+
+EVERYTHING = 1 << 40
+
+
+def new_log(disk: Disk, *, cached_bytes_max: int = EVERYTHING) -> RaftLog:
+    return RaftLog(disk, cached_bytes_max=cached_bytes_max)
+
+
+def write(log: RaftLog, disk: Disk) -> None:
+    """Everything that must be written is, at once."""
+    disk.append(None, log.hand_out())
+    log.persisted()
+
+
+def terms(log: RaftLog) -> list[int]:
+    return [int(log.term(LogIndex(i))) for i in range(1, log.last_index + 1)]
+
+
+def indexes(entries: tuple[Entry, ...]) -> list[int]:
+    return [int(entry.index) for entry in entries]
+
+
+def get(log: RaftLog, start: int, end: int, size: int = EVERYTHING) -> list[int]:
+    return indexes(log.entries(LogIndex(start), LogIndex(end), size))
+
+
+@pytest.mark.parametrize(
+    ("bound", "found"),
+    [
+        # etcd's FindConflictByTerm: the newest entry that may agree.
+        ((5, 9), (4, 5)),
+        ((4, 9), (4, 5)),
+        ((4, 4), (4, 4)),
+        ((3, 9), (2, 3)),
+        ((2, 2), (2, 2)),
+        ((1, 9), (0, 0)),
+        ((0, 0), (0, 0)),
+    ],
+)
+def test_the_latest_entry_within_a_bound_is_found(
+    bound: tuple[int, int], found: tuple[int, int]
+) -> None:
+    """It skips all of a conflicting term at once (end of section 5.3)."""
+    log = new_log(Disk([2, 2, 2]))
+    log.append(entries_of([4, 4], first=4))
+    assert log.latest_within(entry_id(*bound)) == entry_id(*found)
+
+
+@given(
+    st.lists(st.integers(1, 6), max_size=12).map(sorted),
+    st.integers(0, 12),
+    st.integers(0, 7),
+    st.integers(0, 15),
+)
+def test_the_latest_entry_within_a_bound_is_what_a_scan_finds(
+    log_terms: list[int], cached: int, term: int, index: int
+) -> None:
+    """The binary search rests on terms that never fall."""
+    cached = min(cached, len(log_terms))
+    disk = Disk(log_terms[: len(log_terms) - cached])
+    log = new_log(disk)
+    if cached:
+        log.append(entries_of(log_terms[-cached:], first=disk.last_index + 1))
+    expected = min(index, len(log_terms))
+    while expected and log_terms[expected - 1] > term:
+        expected -= 1
+    assert log.latest_within(entry_id(term, index)).index == expected
+
+
+@pytest.mark.parametrize(
+    ("held", "position"),
+    [
+        ([1, 2, 3], 3),
+        ([1, 2], 2),
+        ([1, 2, 2], 2),
+        ([1, 1, 1], 1),
+        ([], 0),
+        ([1, 2, 3, 3], 3),
+    ],
+)
+def test_the_first_conflict_is_found(held: list[int], position: int) -> None:
+    """etcd's LogMaybeAppend: what is held already is no conflict (mutant M14)."""
+    assert new_log(Disk(held)).first_conflict(entries_of([1, 2, 3])) == position
+
+
+def test_a_write_in_flight_does_not_vouch_for_what_replaced_it() -> None:
+    """The ABA of etcd's ``append_aba_race`` (mutant M21): the log is handed out, cut,
+    and grown again while the write is under way."""
+    disk = Disk([1])
+    log = new_log(disk)
+    log.append(entries_of([1, 1], first=2))
+    in_flight = log.hand_out()
+    log.truncate_after(LogIndex(2))
+    log.append(entries_of([2], first=3))
+    disk.append(None, in_flight)
+    log.persisted()
+    assert log.stable_index == 2
+    assert indexes(log.hand_out()) == [3]
+    log.persisted()
+    assert log.stable_index == 3
+
+
+def test_replacing_durable_entries_puts_them_in_doubt() -> None:
+    """From there on the disk must be written again before anything is acknowledged."""
+    disk = Disk([1, 1, 1])
+    log = new_log(disk)
+    log.truncate_after(LogIndex(1))
+    assert log.stable_index == 1
+    assert terms(log) == [1]
+    log.append(entries_of([2], first=2))
+    write(log, disk)
+    assert disk.terms() == terms(log) == [1, 2]
+
+
+def test_recent_entries_are_read_from_memory() -> None:
+    """What is applied and replicated in step never comes from the disk."""
+    disk = Disk()
+    log = new_log(disk)
+    log.append(entries_of([1] * 10))
+    write(log, disk)
+    disk.term_reads = 0
+    assert get(log, 3, 7) == [3, 4, 5, 6]
+    assert log.term(LogIndex(10)) == log.term(LogIndex(1)) == 1
+    assert (disk.entries_reads, disk.term_reads) == (0, 0)
+
+
+def test_memory_is_bounded_and_the_disk_has_the_rest() -> None:
+    """Only what is not durable must stay; reads go on below."""
+    disk = Disk()
+    log = new_log(disk, cached_bytes_max=8 * (ENTRY_OVERHEAD_BYTES + 3))
+    for first in range(1, 100):
+        log.append(entries_of([1], first=first))
+        write(log, disk)
+        assert log.cached_bytes <= 8 * (ENTRY_OVERHEAD_BYTES + 4)
+    log.append(entries_of([1] * 50, first=100))
+    assert get(log, 100, 150) == list(range(100, 150))
+    assert disk.entries_reads == 0
+    assert get(log, 1, 150) == list(range(1, 100 - 7 + 1))[: len(get(log, 1, 150))]
+    assert disk.entries_reads == 2
+
+
+@pytest.mark.parametrize(("size", "count"), [(0, 1), (3, 1), (6, 2), (8, 2), (9, 3)])
+def test_entries_stop_before_a_size_is_passed(size: int, count: int) -> None:
+    """But there is always one, or a large entry could never be sent."""
+    in_memory = new_log(Disk())
+    in_memory.append(entries_of([1, 1, 1, 1]))
+    assert len(get(in_memory, 1, 4, size)) == count
+    assert len(get(new_log(Disk([1, 1, 1, 1])), 1, 4, size)) == count
+
+
+def test_an_entry_is_matched_by_term_and_index() -> None:
+    """Section 5.3's consistency check."""
+    log = new_log(Disk([1, 2]))
+    assert log.matches(entry_id(0, 0))
+    assert log.matches(entry_id(2, 2))
+    assert not log.matches(entry_id(1, 2))
+    assert not log.matches(entry_id(2, 3))
+
+
+def test_terms_that_are_not_held_are_refused() -> None:
+    """Nobody mistakes absence for term 0."""
+    with pytest.raises(LookupError):
+        new_log(Disk([1])).term(LogIndex(2))
+
+
+Step = tuple[str, int]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["append", "truncate", "hand_out", "persist"]),
+            st.integers(0, 5),
+        ),
+        max_size=40,
+    ),
+    st.sampled_from([0, 300, EVERYTHING]),
+)
+def test_the_log_is_a_list_whatever_is_written_when(
+    steps: list[Step], cached_bytes_max: int
+) -> None:
+    """Against a plain list, with a disk that lags: memory over disk reads as the list,
+    and what is called durable is on the disk."""
+    disk, twin, term = Disk(), list[Entry](), 1
+    log = new_log(disk, cached_bytes_max=cached_bytes_max)
+    in_flight: tuple[Entry, ...] | None = None
+    for name, number in steps:
+        match name:
+            case "append" if number:
+                new = entries_of([term] * number, first=len(twin) + 1)
+                log.append(new)
+                twin += new
+            case "truncate":
+                term += 1
+                keep = max(0, len(twin) - number)
+                log.truncate_after(LogIndex(keep))
+                del twin[keep:]
+            case "hand_out" if in_flight is None and log.has_unwritten:
+                in_flight = log.hand_out()
+            case "persist" if in_flight is not None:
+                disk.append(None, in_flight)
+                in_flight = None
+                log.persisted()
+            case _:
+                pass
+        assert terms(log) == [int(entry.term) for entry in twin]
+        assert disk.log[: log.stable_index] == twin[: log.stable_index]
+        assert log.stable_index <= log.handed_out_index <= log.last_index == len(twin)
+        found: list[Entry] = []
+        while len(found) < len(twin):
+            start = LogIndex(len(found) + 1)
+            found += log.entries(start, LogIndex(len(twin) + 1), 7)
+        assert found == twin
