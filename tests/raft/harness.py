@@ -362,14 +362,17 @@ class Cluster:
         options: RaftOptions = OPTIONS,
         seed: int = 1,
         logs: Sequence[Sequence[int]] = (),
-        term: int = 0,
+        terms: Sequence[int] = (),
     ) -> None:
         self.random = random.Random(seed)
         self.options = options
         self.ids = tuple(NodeId(node_id) for node_id in range(1, size + 1))
-        self.servers = {i: Server(Disk(term=term)) for i in self.ids}
-        for node_id, terms in zip(self.ids, logs, strict=False):
-            self.servers[node_id].disk = Disk(terms, term=term)
+        self.servers = {
+            node_id: Server(Disk(log, term=term))
+            for node_id, log, term in zip(
+                self.ids, logs or [()] * size, terms or [0] * size, strict=True
+            )
+        }
         self.members: dict[NodeId, Member] = {}
         self.checker = ClusterChecker(self.ids)
         self.wire: list[Message] = []
@@ -463,6 +466,12 @@ class Cluster:
         self.campaign(node_id)
         self.stabilize()
         assert self.raft(node_id).is_leader
+
+    def depose(self, node_id: int) -> None:
+        """A leader hears nobody for so long that it steps down, in its term."""
+        while self.raft(node_id).is_leader:
+            self.tick(node_id)
+            self.take(sender=node_id)
 
     # --------------------------------------------------------------------- disk
 

@@ -145,8 +145,8 @@ def test_memory_is_bounded_and_the_disk_has_the_rest() -> None:
     log.append(entries_of([1] * 50, first=100))
     assert get(log, 100, 150) == list(range(100, 150))
     assert disk.entries_reads == 0
-    assert get(log, 1, 150) == list(range(1, 100 - 7 + 1))[: len(get(log, 1, 150))]
-    assert disk.entries_reads == 2
+    assert get(log, 1, 5) == [1, 2, 3, 4]
+    assert disk.entries_reads == 1
 
 
 @pytest.mark.parametrize(("size", "count"), [(0, 1), (3, 1), (6, 2), (8, 2), (9, 3)])

@@ -352,7 +352,7 @@ def test_a_leader_brings_any_followers_log_into_line(case: str) -> None:
     and replaces everything after it in the follower's."""
     follower = FIGURE_7[case]
     # The third node's vote elects the leader that the divergent one may refuse.
-    cluster = Cluster(logs=[FIGURE_7_LEADER, follower, ()], term=8)
+    cluster = Cluster(logs=[FIGURE_7_LEADER, follower, ()], terms=[8, 8, 8])
     cluster.elect(1)
     assert cluster.logs() == [[*FIGURE_7_LEADER, 9]] * 3
     assert cluster.commits() == [11, 11, 11]
