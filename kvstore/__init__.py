@@ -1,1 +1,26 @@
 """A durable, embeddable, replicated key-value store on Raft."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kvstore.client.asynchronous import AsyncClient as AsyncClient
+    from kvstore.config import Config as Config
+    from kvstore.server.node import Node as Node
+
+_HOMES = {
+    "AsyncClient": "kvstore.client.asynchronous",
+    "Config": "kvstore.config",
+    "Node": "kvstore.server.node",
+}
+
+__all__ = ["AsyncClient", "Config", "Node"]  # noqa: F822 - found on first use
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name on first use (PEP 562): ``kvstore.raft`` needs no gRPC."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'kvstore' has no attribute {name!r}")
+    found: object = getattr(import_module(home), name)
+    return found

@@ -84,6 +84,7 @@ class Config:
     """Applied entries reach the state store's disk at least this often; the log replays
     what a crash takes."""
     scrub: bool = True
+    """Read all records now and then, to find damage before a user does."""
     scrub_bytes_per_second_max: int = 20 * MIB
     """Pace of the scrubber. 64 KiB/s to 1 GiB/s."""
     scrub_records_per_second_max: int = 20_000

@@ -91,7 +91,7 @@ def check_readable(
             f"revision {requested} is in the future: the store is at {revision}",
             current_revision=revision,
         )
-    if 0 < requested <= compact_revision:
+    if 0 < requested < compact_revision:
         raise Compacted(
             f"revision {requested} was compacted: history starts at {compact_revision}",
             compact_revision=compact_revision,

@@ -1,0 +1,277 @@
+"""The operations of a store, over whatever carries requests."""
+
+import asyncio
+import random
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kvstore.errors import (
+    Closed,
+    DeadlineExceeded,
+    KVStoreError,
+    Unavailable,
+)
+from kvstore.pb import kv_pb2
+from kvstore.rpc.errors import clone, error_from_pb
+
+TIMEOUT_S = 10.0
+"""Default patience of one operation."""
+BACKOFF_S_MIN = 0.01
+BACKOFF_S_MAX = 0.5
+REQUEST_COMMANDS_MAX = 4_096
+REQUEST_BYTES_MAX = 1 << 20
+"""Operations ready at one moment share a request up to here."""
+
+Text = bytes | str
+
+
+def to_bytes(text: Text) -> bytes:
+    """Text is UTF-8."""
+    return text.encode() if isinstance(text, str) else text
+
+
+def prefix_end(prefix: bytes) -> bytes:
+    """The ``range_end`` that covers every key with ``prefix``."""
+    trimmed = prefix.rstrip(b"\xff")
+    return trimmed[:-1] + bytes([trimmed[-1] + 1]) if trimmed else b"\0"
+
+
+@dataclass(slots=True)
+class Pending:
+    """One caller's operation."""
+
+    operation: kv_pb2.Command | kv_pb2.Range
+    waiting: asyncio.Future[kv_pb2.Result]
+    deadline: float
+    size: int
+    left: bool = False
+    attempts: int = 0
+
+
+class Operations:
+    """put, get, range, delete, txn, compact. Subclassed by what carries requests."""
+
+    def __init__(self, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
+        self._writes: list[Pending] = []
+        self._reads: list[Pending] = []
+        self._flush_due = False
+        self._closed = False
+        self._last_cause = "no node has answered"
+        self._jitter = random.Random()  # noqa: S311 - spreads retries
+
+    @abstractmethod
+    def _dispatch(self, request: kv_pb2.OperateRequest, group: list[Pending]) -> None:
+        """Send, and call ``_settle`` once with the outcome."""
+
+    async def put(
+        self,
+        key: Text,
+        value: Text,
+        *,
+        prev_kv: bool = False,
+        timeout_s: float | None = None,
+    ) -> kv_pb2.PutResult:
+        """Write a key.
+
+        Raises:
+            OutcomeUnknown: it may have been applied. Read before writing again.
+            KVStoreError: any other: it was not applied.
+        """
+        put = kv_pb2.Put(key=to_bytes(key), value=to_bytes(value), prev_kv=prev_kv)
+        return (await self._write(kv_pb2.Command(put=put), timeout_s)).put
+
+    async def get(
+        self, key: Text, *, revision: int = 0, timeout_s: float | None = None
+    ) -> kv_pb2.KeyValue | None:
+        """The pair at ``key``, linearizably; None if there is none."""
+        request = kv_pb2.Range(key=to_bytes(key), revision=revision)
+        found = await self._read(request, timeout_s)
+        return found.kvs[0] if found.kvs else None
+
+    async def range(
+        self,
+        key: Text = b"\0",
+        range_end: Text = b"",
+        *,
+        prefix: Text | None = None,
+        limit: int = 0,
+        revision: int = 0,
+        keys_only: bool = False,
+        count_only: bool = False,
+        descending: bool = False,
+        timeout_s: float | None = None,
+    ) -> kv_pb2.RangeResult:
+        """Pairs in [key, range_end), or with ``prefix``; ``more`` says if cut."""
+        start, end = to_bytes(key), to_bytes(range_end)
+        if prefix is not None:
+            start = to_bytes(prefix) or b"\0"
+            end = prefix_end(to_bytes(prefix))
+        order = kv_pb2.Range.DESCEND if descending else kv_pb2.Range.NONE
+        request = kv_pb2.Range(
+            key=start,
+            range_end=end,
+            limit=limit,
+            revision=revision,
+            keys_only=keys_only,
+            count_only=count_only,
+            sort_order=order,
+        )
+        return await self._read(request, timeout_s)
+
+    async def delete(
+        self,
+        key: Text,
+        range_end: Text = b"",
+        *,
+        prev_kv: bool = False,
+        timeout_s: float | None = None,
+    ) -> kv_pb2.DeleteRangeResult:
+        """Delete a key, or [key, range_end). Raises as ``put``."""
+        delete = kv_pb2.DeleteRange(
+            key=to_bytes(key), range_end=to_bytes(range_end), prev_kv=prev_kv
+        )
+        command = kv_pb2.Command(delete_range=delete)
+        return (await self._write(command, timeout_s)).delete_range
+
+    async def txn(
+        self,
+        compare: Sequence[kv_pb2.Compare] = (),
+        then: Sequence[kv_pb2.Operation] = (),
+        otherwise: Sequence[kv_pb2.Operation] = (),
+        *,
+        timeout_s: float | None = None,
+    ) -> kv_pb2.TxnResult:
+        """Run ``then`` if all of ``compare`` holds, else ``otherwise``, atomically."""
+        txn = kv_pb2.Txn(compare=compare, success=then, failure=otherwise)
+        return (await self._write(kv_pb2.Command(txn=txn), timeout_s)).txn
+
+    async def compact(
+        self, revision: int, *, timeout_s: float | None = None
+    ) -> kv_pb2.CompactResult:
+        """Give up history below ``revision``."""
+        compact = kv_pb2.Compact(revision=revision)
+        return (await self._write(kv_pb2.Command(compact=compact), timeout_s)).compact
+
+    # ---------------------------------------------------------------- plumbing
+
+    async def _write(
+        self, command: kv_pb2.Command, timeout_s: float | None
+    ) -> kv_pb2.Result:
+        return await self._submit(self._writes, command, timeout_s)
+
+    async def _read(
+        self, request: kv_pb2.Range, timeout_s: float | None
+    ) -> kv_pb2.RangeResult:
+        return (await self._submit(self._reads, request, timeout_s)).range
+
+    async def _submit(
+        self,
+        queue: list[Pending],
+        operation: kv_pb2.Command | kv_pb2.Range,
+        timeout_s: float | None,
+    ) -> kv_pb2.Result:
+        if self._closed:
+            raise Closed("the client is closed; nothing was sent")
+        loop = asyncio.get_running_loop()
+        patience_s = self._timeout_s if timeout_s is None else timeout_s
+        deadline = loop.time() + patience_s
+        size = operation.ByteSize()
+        pending = Pending(operation, loop.create_future(), deadline, size)
+        timer = loop.call_at(deadline, self._give_up, pending)
+        queue.append(pending)
+        self._flush_soon()
+        try:
+            return await pending.waiting
+        finally:
+            timer.cancel()
+
+    def _flush_soon(self) -> None:
+        if not self._flush_due:
+            self._flush_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Everything ready in this turn of the loop leaves together."""
+        self._flush_due = False
+        writes, self._writes = self._writes, []
+        reads, self._reads = self._reads, []
+        for group in _groups(writes):
+            batch = kv_pb2.CommandBatch(commands=[p.operation for p in group])
+            request = kv_pb2.OperateRequest(writes=batch.SerializeToString())
+            self._dispatch(request, group)
+        for group in _groups(reads):
+            ranges = kv_pb2.RangeBatch(ranges=[p.operation for p in group])
+            self._dispatch(kv_pb2.OperateRequest(reads=ranges), group)
+
+    def _settle(
+        self,
+        group: list[Pending],
+        response: kv_pb2.OperateResponse | None,
+        error: KVStoreError | None,
+    ) -> None:
+        if response is not None and response.HasField("error"):
+            error = error_from_pb(response.error)
+        if error is not None:
+            for pending in group:
+                self._settle_error(pending, error)
+            return
+        assert response is not None
+        for pending, result in zip(group, response.results.results, strict=True):
+            if pending.waiting.done():
+                continue
+            if result.HasField("error"):
+                pending.waiting.set_exception(error_from_pb(result.error))
+            else:
+                pending.waiting.set_result(result)
+
+    def _settle_error(self, pending: Pending, error: KVStoreError) -> None:
+        if pending.waiting.done():
+            return
+        is_read = isinstance(pending.operation, kv_pb2.Range)
+        if is_read:
+            again = error.retryable or not error.definite
+        else:
+            # Never again what may have been applied.
+            again = error.retryable and error.definite
+        loop = asyncio.get_running_loop()
+        if not again or self._closed:
+            pending.waiting.set_exception(clone(error))
+            return
+        self._last_cause = str(error)
+        pending.left = False
+        pending.attempts += 1
+        ceiling = min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2.0**pending.attempts)
+        loop.call_later(self._jitter.uniform(0, ceiling), self._requeue, pending)
+
+    def _requeue(self, pending: Pending) -> None:
+        if not pending.waiting.done():
+            is_read = isinstance(pending.operation, kv_pb2.Range)
+            (self._reads if is_read else self._writes).append(pending)
+            self._flush_soon()
+
+    def _give_up(self, pending: Pending) -> None:
+        if pending.waiting.done():
+            return
+        if pending.left and not isinstance(pending.operation, kv_pb2.Range):
+            message = "no answer in time; the write may have been applied"
+            pending.waiting.set_exception(DeadlineExceeded(message))
+        else:
+            message = f"not done in time, and not applied: {self._last_cause}"
+            pending.waiting.set_exception(Unavailable(message))
+
+
+def _groups(waiting: list[Pending]) -> list[list[Pending]]:
+    """Requests' worth of operations, in order."""
+    groups: list[list[Pending]] = []
+    size = REQUEST_BYTES_MAX
+    for pending in waiting:
+        if pending.waiting.done():
+            continue
+        size += pending.size
+        if size > REQUEST_BYTES_MAX or len(groups[-1]) >= REQUEST_COMMANDS_MAX:
+            groups.append([])
+            size = pending.size
+        groups[-1].append(pending)
+    return groups
