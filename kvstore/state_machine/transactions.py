@@ -193,7 +193,7 @@ class _Execution:
             self._view,
             request,
             revision=Revision(self._revision + 1),
-            position=self._changes + 1,
+            position=self._changes,
             result=None if answer is None else answer.delete_range,
             budget=self._budget,
         )
