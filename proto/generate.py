@@ -52,6 +52,7 @@ def outdated() -> list[str]:
 
 
 def main() -> None:
+    """Write or check; the exit status says which is the case."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()

@@ -186,6 +186,7 @@ def read_stat(pid: int) -> ProcessStat | None:
 
 
 def read_boot_id() -> str:
+    """Names this boot of the machine; process ids and start times hold within one."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 

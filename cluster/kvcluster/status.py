@@ -15,6 +15,8 @@ STATUS_TIMEOUT_S = 1.0
 
 
 class ProcessState(StrEnum):
+    """What the operating system says of a member's process."""
+
     RUNNING = "running"
     PAUSED = "paused"
     DOWN = "down"

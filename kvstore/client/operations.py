@@ -5,6 +5,7 @@ import random
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from kvstore.errors import (
     Closed,
@@ -41,7 +42,8 @@ def prefix_end(prefix: bytes) -> bytes:
 class Pending:
     """One caller's operation."""
 
-    operation: kv_pb2.Command | kv_pb2.Range
+    operation: Any
+    """A Command or a Range."""
     waiting: asyncio.Future[kv_pb2.Result]
     deadline: float
     size: int
@@ -59,7 +61,7 @@ class Operations:
         self._flush_due = False
         self._closed = False
         self._last_cause = "no node has answered"
-        self._jitter = random.Random()  # noqa: S311 - spreads retries
+        self._jitter = random.Random()
 
     @abstractmethod
     def _dispatch(self, request: kv_pb2.OperateRequest, group: list[Pending]) -> None:

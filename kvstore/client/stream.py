@@ -52,14 +52,14 @@ class OperateStream:
             ready = self._channel.channel_ready()
             await asyncio.wait_for(ready, self._patience.connect_s)
         except TimeoutError as error:
-            await self._channel.close()
+            await self._channel.close(None)
             raise Unavailable(f"cannot connect to {self.endpoint}") from error
         operate = self._channel.stream_stream(
             OPERATE,
             request_serializer=kv_pb2.OperateRequest.SerializeToString,
             response_deserializer=kv_pb2.OperateResponse.FromString,
         )
-        self._call = operate()
+        self._call = operate(None)
         self._heard_at = asyncio.get_running_loop().time()
         for work in (self._write, self._read, self._watch):
             self._tasks.append(asyncio.create_task(work()))
@@ -80,7 +80,7 @@ class OperateStream:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._channel.close()
+        await self._channel.close(None)
 
     def _break(self, why: str) -> None:
         if self.broken:

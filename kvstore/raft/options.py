@@ -33,8 +33,8 @@ class RaftOptions:
     inflight_append_bytes_max: int = 16 * MIB
     """Entry data in them, in bytes."""
     apply_bytes_max: int = 4 * MIB
-    """Committed entry data handed out and not yet reported applied, in bytes; a larger
-    entry goes alone. It bounds what waits in front of a slow state machine."""
+    """Committed entry data handed out and not yet reported applied, in bytes, passed by
+    one entry at most. It bounds what waits in front of a slow state machine."""
     uncommitted_bytes_max: int = 64 * MIB
     """Data of a leader's proposals that are not applied yet, in bytes; past it
     ``Busy``. A larger proposal is taken when it is the only one."""

@@ -27,6 +27,8 @@ class ForwardWrites:
 
 @dataclass(slots=True, kw_only=True)
 class ForwardReply:
+    """How a forwarded batch ended: with results, or with an error."""
+
     sender: NodeId
     to: NodeId
     request_id: int

@@ -8,6 +8,8 @@ from kvstore.raft.options import RaftOptions
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaOptions:
+    """What a replica may hold, and for how long. Raises ``ConfigError``."""
+
     raft: RaftOptions = field(default_factory=RaftOptions)
     entry_bytes_max: int = 1 << 20
     """Batches are joined into one entry up to here; one batch may be larger alone."""

@@ -182,6 +182,8 @@ class ReadRound:
 
 @dataclass(slots=True)
 class WaitingRead:
+    """One request to read at a linearizable moment."""
+
     ticket: Ticket
     deadline_tick: int
 

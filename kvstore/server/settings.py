@@ -7,6 +7,7 @@ from kvstore.state_machine.limits import Limits
 
 
 def replica_options(config: Config) -> ReplicaOptions:
+    """Times become ticks here, and nowhere else."""
     tick = config.tick_interval_ms
     election_ticks = max(3, config.election_timeout_ms // tick)
     heartbeat_ticks = max(1, config.heartbeat_interval_ms // tick)
@@ -30,6 +31,7 @@ def replica_options(config: Config) -> ReplicaOptions:
 
 
 def limits(config: Config) -> Limits:
+    """Bounds on one request."""
     return Limits(
         key_bytes_max=config.key_bytes_max,
         value_bytes_max=config.value_bytes_max,

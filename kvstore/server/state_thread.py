@@ -37,6 +37,8 @@ class ReadJob:
 
 @dataclass(slots=True)
 class ReadDone:
+    """What one ``ReadJob`` came to."""
+
     ticket: Ticket
     results: bytes
     """Encoded ``ResultBatch``."""

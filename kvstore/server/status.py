@@ -47,7 +47,7 @@ def node_status(node: Node) -> cluster_pb2.StatusResponse:
             response.peers.add(
                 node_id=peer,
                 match_index=progress.match_index,
-                state=progress.state.value,
+                state=progress.state.name.lower(),
                 recently_active=progress.recently_active,
             )
     if node.scrubber is not None:

@@ -23,7 +23,12 @@ from tests.state_machine.model import (
     sweep_all,
     without_messages,
 )
-from tests.state_machine.strategies import batches, ranges
+from tests.state_machine.strategies import (
+    batches,
+    ranges,
+    relative_command,
+    relative_range,
+)
 
 small_steps = (
     patch.object(compaction, "COMPACTION_RECORDS_PER_ENTRY", 2),
@@ -32,12 +37,12 @@ small_steps = (
 )
 """With few keys, bounded steps end early only if they are very small."""
 thorough = settings(
-    max_examples=400,
+    max_examples=250,
     deadline=None,
     # States are made inside the test; the fixture only knows how.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-steps = st.lists(st.one_of(batches, ranges), min_size=1, max_size=24)
+steps = st.lists(st.one_of(batches, batches, ranges), min_size=6, max_size=24)
 
 
 def check_read(state: StateView, model: Model, request: kv_pb2.Range) -> None:
@@ -79,11 +84,12 @@ def test_machine_equals_the_model(
     state, model = make_state(), Model()
     for it in steps:
         if isinstance(it, kv_pb2.Range):
-            check_read(state, model, it)
+            check_read(state, model, relative_range(it, model.revision))
             continue
         assert isinstance(it, list)
-        results = apply(state, *it)
-        assert without_messages(results) == model.apply(it)
+        batch = [relative_command(command, model.revision) for command in it]
+        results = apply(state, *batch)
+        assert without_messages(results) == model.apply(batch)
         assert state.progress.revision == model.revision
         assert state.progress.compact_revision == model.compact_revision
     sweep_all(state)
@@ -102,7 +108,8 @@ def test_replicas_are_alike_record_by_record(
     """Goal: who waits for results, and where records are kept, changes no record."""
     leader, follower = make_state(), MemoryState()
     for index, batch in enumerate(log, 1):
-        it = entry(index, batch)
+        newest = leader.progress.revision
+        it = entry(index, [relative_command(command, newest) for command in batch])
         results = machine.apply(leader, it, want_results=True)
         assert len(results) == len(batch)
         assert machine.apply(follower, it, want_results=False) == []
@@ -132,6 +139,7 @@ def test_a_read_in_slices_sees_one_revision(
     for batch in before:
         apply(state, *batch)
         model.apply(batch)
+    request = relative_range(request, model.revision)
     try:
         expected = model.range(request)
     except InvalidRequest:
@@ -148,6 +156,7 @@ def test_a_read_in_slices_sees_one_revision(
             assert model.compact_revision > at
             return
         batch = between.pop() if between else [step()]
+        batch = [relative_command(command, model.revision) for command in batch]
         apply(state, *batch)
         model.apply(batch)
     assert result == expected
