@@ -302,6 +302,7 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def loop_name() -> str:
+    """The event loop that both sides ran on."""
     return "asyncio" if loop_factory() is None else "uvloop"
 
 
