@@ -15,7 +15,7 @@ _T = TypeVar("_T")
 
 
 class LoopThread:
-    """An event loop in a daemon thread, until ``close``. Not to be used after a fork."""
+    """An event loop in a daemon thread, until ``close``. Does not survive a fork."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()

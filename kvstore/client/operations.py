@@ -94,7 +94,7 @@ class Operations:
 
     async def range(
         self,
-        key: Text = b"\0",
+        key: Text = b"",
         range_end: Text = b"",
         *,
         prefix: Text | None = None,
@@ -105,8 +105,13 @@ class Operations:
         descending: bool = False,
         timeout_s: float | None = None,
     ) -> kv_pb2.RangeResult:
-        """Pairs in [key, range_end), or with ``prefix``; ``more`` says if cut."""
+        """Pairs in [key, range_end), or with ``prefix``; ``more`` says if cut.
+
+        With neither, every pair. A ``range_end`` of one zero byte has no end.
+        """
         start, end = to_bytes(key), to_bytes(range_end)
+        if not start and prefix is None:
+            prefix = b""
         if prefix is not None:
             start = to_bytes(prefix) or b"\0"
             end = prefix_end(to_bytes(prefix))

@@ -16,6 +16,8 @@ from kvstore.client.stream import Patience
 from kvstore.errors import Closed
 from kvstore.pb import kv_pb2
 
+_LAST_WORDS_S = 1.0
+
 _T = TypeVar("_T")
 
 
@@ -181,5 +183,6 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
     finally:
         # Callers whose requests close() answered still have to be told.
         waiting = asyncio.all_tasks(loop)
-        loop.run_until_complete(asyncio.gather(*waiting, return_exceptions=True))
+        if waiting:
+            loop.run_until_complete(asyncio.wait(waiting, timeout=_LAST_WORDS_S))
         loop.close()

@@ -1,0 +1,142 @@
+"""A node that answers as it is told to: real gRPC, no store behind it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import pytest
+
+from kvstore.errors import KVStoreError
+from kvstore.pb import kv_pb2, kv_pb2_grpc
+from kvstore.rpc.errors import error_to_pb
+from kvstore.rpc.options import SERVER_OPTIONS
+
+PATIENCE_S = 10.0
+
+Script = Callable[[kv_pb2.OperateRequest], "KVStoreError | str | None"]
+"""What to do with a request: refuse with an error, "drop" the stream, "hang", or None
+for an answer."""
+
+
+def commands(request: kv_pb2.OperateRequest) -> list[kv_pb2.Command]:
+    return list(kv_pb2.CommandBatch.FromString(request.writes).commands)
+
+
+def keys(request: kv_pb2.OperateRequest) -> list[bytes]:
+    if request.WhichOneof("operations") == "writes":
+        return [command.put.key for command in commands(request)]
+    return [r.key for r in request.reads.ranges]
+
+
+class FakeNode(kv_pb2_grpc.KVServicer):
+    """Keeps what it was sent, in order, and a dictionary of what it applied."""
+
+    def __init__(self) -> None:
+        self.requests: list[kv_pb2.OperateRequest] = []
+        self.applied: list[bytes] = []
+        self.pairs: dict[bytes, bytes] = {}
+        self.pings = 0
+        self.answer_pings = True
+        self.script: Script = lambda request: None
+        self.result_errors: dict[bytes, KVStoreError] = {}
+        self.streams = 0
+        self.port = 0
+        self._server: grpc.aio.Server | None = None
+        self._changed = asyncio.Event()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def writes(self) -> list[kv_pb2.OperateRequest]:
+        return [r for r in self.requests if r.WhichOneof("operations") == "writes"]
+
+    @property
+    def sent_keys(self) -> list[bytes]:
+        return [key for request in self.writes for key in keys(request)]
+
+    async def start(self) -> None:
+        self._server = grpc.aio.server(options=list(SERVER_OPTIONS))
+        kv_pb2_grpc.add_KVServicer_to_server(self, self._server)
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        await self._server.start()
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            await self._server.stop(None)
+            self._server = None
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def Operate(self, request_iterator: Any, context: Any) -> None:  # noqa: N802
+        self.streams += 1
+        self._changed.set()
+        async for request in request_iterator:
+            if request.WhichOneof("operations") == "ping":
+                self.pings += 1
+                self._changed.set()
+                if self.answer_pings:
+                    await context.write(kv_pb2.OperateResponse(id=request.id))
+                continue
+            self.requests.append(request)
+            self._changed.set()
+            verdict = self.script(request)
+            if verdict == "drop":
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "told to drop")
+            elif verdict == "apply and drop":
+                self._apply(request)
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "told to drop")
+            elif isinstance(verdict, KVStoreError):
+                error = error_to_pb(verdict)
+                await context.write(kv_pb2.OperateResponse(id=request.id, error=error))
+            elif verdict is None:
+                await context.write(self._apply(request))
+
+    def _apply(self, request: kv_pb2.OperateRequest) -> kv_pb2.OperateResponse:
+        response = kv_pb2.OperateResponse(id=request.id)
+        add = response.results.results.add
+        if request.WhichOneof("operations") == "reads":
+            for wanted in request.reads.ranges:
+                result = add()
+                if (error := self.result_errors.pop(wanted.key, None)) is not None:
+                    result.error.CopyFrom(error_to_pb(error))
+                    continue
+                result.range.revision = len(self.applied)
+                if wanted.key in self.pairs:
+                    value = self.pairs[wanted.key]
+                    result.range.kvs.add(key=wanted.key, value=value)
+            return response
+        for command in commands(request):
+            result = add()
+            key = command.put.key
+            if (error := self.result_errors.get(key)) is not None:
+                result.error.CopyFrom(error_to_pb(error))
+                continue
+            self.applied.append(key)
+            self.pairs[key] = command.put.value
+            result.put.revision = len(self.applied)
+        return response
+
+
+@contextlib.asynccontextmanager
+async def nodes(count: int) -> AsyncIterator[list[FakeNode]]:
+    made = [FakeNode() for _ in range(count)]
+    for node in made:
+        await node.start()
+    try:
+        yield made
+    finally:
+        for node in made:
+            await node.stop()
+
+
+@pytest.fixture
+def fake_nodes() -> Any:
+    return nodes

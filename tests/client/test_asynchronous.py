@@ -1,0 +1,387 @@
+"""The asyncio client against nodes that misbehave on command."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from kvstore.client.asynchronous import AsyncClient
+from kvstore.client.stream import Patience
+from kvstore.errors import (
+    Busy,
+    Closed,
+    ConfigError,
+    CorruptionError,
+    DeadlineExceeded,
+    InvalidRequest,
+    KVStoreError,
+    NotLeader,
+    OutcomeUnknown,
+    ProposalDropped,
+    RequestTooLarge,
+    Unavailable,
+)
+
+QUICK = Patience(connect_s=1.0, ping_interval_s=0.02, silence_s=0.1)
+
+
+def first_only(verdict: object) -> Any:
+    """A script that applies to the first request alone."""
+    seen = []
+
+    def script(request: object) -> object:
+        seen.append(request)
+        return verdict if len(seen) == 1 else None
+
+    return script
+
+
+async def outcome(waiting: Any) -> object:
+    try:
+        return await waiting
+    except KVStoreError as error:
+        return type(error)
+
+
+def test_operations_ready_at_one_moment_share_a_request(fake_nodes: Any) -> None:
+    async def scenario() -> None:
+        async with fake_nodes(1) as (node,), AsyncClient([node.address]) as client:
+            puts = [client.put(f"k{n}", f"v{n}") for n in range(64)]
+            gets = [client.get(f"k{n}") for n in range(10)]
+            results = await asyncio.gather(*puts, *gets)
+            assert [r.revision for r in results[:64]] == list(range(1, 65))
+            assert [r.value for r in results[64:]] == [b"v%d" % n for n in range(10)]
+            assert len(node.writes) == 1
+            assert len(node.requests) == 2
+
+    asyncio.run(scenario())
+
+
+def test_callers_woken_together_stay_together(fake_nodes: Any) -> None:
+    """Closed-loop callers coalesce by themselves, round after round."""
+
+    async def scenario() -> None:
+        async with fake_nodes(1) as (node,), AsyncClient([node.address]) as client:
+
+            async def work(name: int) -> None:
+                for n in range(20):
+                    await client.put(f"{name}/{n}", "v")
+
+            await asyncio.gather(*(work(name) for name in range(32)))
+            assert len(node.applied) == 640
+            assert len(node.writes) <= 25
+
+    asyncio.run(scenario())
+
+
+def test_requests_are_bounded_in_bytes(fake_nodes: Any) -> None:
+    async def scenario() -> None:
+        async with fake_nodes(1) as (node,), AsyncClient([node.address]) as client:
+            value = bytes(400_000)
+            await asyncio.gather(*(client.put(f"k{n}", value) for n in range(8)))
+            assert len(node.writes) >= 4
+            assert node.applied == [b"k%d" % n for n in range(8)]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [NotLeader("n"), Busy("b"), ProposalDropped("p"), Unavailable("u")],
+    ids=lambda e: type(e).__name__,
+)
+def test_a_write_refused_definitely_is_tried_again(
+    fake_nodes: Any, refusal: KVStoreError
+) -> None:
+    async def scenario() -> None:
+        async with fake_nodes(1) as (node,), AsyncClient([node.address]) as client:
+            node.script = first_only(refusal)
+            await client.put("k", "v")
+            assert node.applied == [b"k"]
+            assert node.sent_keys == [b"k", b"k"]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("verdict", ["drop", "apply and drop"])
+def test_a_write_on_a_broken_stream_is_of_unknown_outcome(
+    fake_nodes: Any, verdict: str
+) -> None:
+    """Whether or not the node had applied it: nobody can tell, and nobody repeats it."""
+
+    async def scenario() -> None:
+        async with fake_nodes(1) as (node,), AsyncClient([node.address]) as client:
+            node.script = first_only(verdict)
+            with pytest.raises(OutcomeUnknown):
+                await client.put("k", "v")
+            await client.put("other", "v")  # the client found its way back
+            assert node.sent_keys == [b"k", b"other"]
+
+    asyncio.run(scenario())
+
+
+def test_a_read_on_a_broken_stream_is_tried_again(fake_nodes: Any) -> None:
+    async def scenario() -> None:
+        async with fake_nodes(1) as (node,), AsyncClient([node.address]) as client:
+            await client.put("k", "v")
+            node.script = first_only("drop")
+            found = await client.get("k")
+            assert found is not None
+            assert found.value == b"v"
+
+    asyncio.run(scenario())
+
+
+def test_an_indefinite_answer_is_passed_on_and_not_repeated(fake_nodes: Any) -> None:
+    async def scenario() -> None:
+        async with fake_nodes(1) as (node,), AsyncClient([node.address]) as client:
+            node.script = first_only(OutcomeUnknown("who knows"))
+            with pytest.raises(OutcomeUnknown, match="who knows"):
+                await client.put("k", "v")
+            assert node.sent_keys == [b"k"]
+
+    asyncio.run(scenario())
+
+
+def test_a_dead_endpoint_is_passed_over_quickly(fake_nodes: Any) -> None:
+    """A refused connection is no reason to wait."""
+
+    async def scenario() -> None:
+        async with fake_nodes(2) as (dead, node):
+            address = dead.address
+            await dead.stop()
+            async with AsyncClient([address, node.address]) as client:
+                async with asyncio.timeout(0.8):
+                    await client.put("k", "v")
+            assert node.applied == [b"k"]
+
+    asyncio.run(scenario())
+
+
+def test_the_client_moves_on_when_its_node_stops(fake_nodes: Any) -> None:
+    async def scenario() -> None:
+        async with fake_nodes(2) as (one, two):
+            async with AsyncClient([one.address, two.address]) as client:
+                await client.put("a", "v")
+                await one.stop()
+                assert await outcome(client.put("b", "v")) is not KVStoreError
+                await client.put("c", "v")
+                assert two.applied[-1] == b"c"
+
+    asyncio.run(scenario())
+
+
+def test_a_node_that_will_not_lead_is_left_for_another(fake_nodes: Any) -> None:
+    """A node cut off from its leader answers, but cannot serve: the next one can."""
+
+    async def scenario() -> None:
+        async with fake_nodes(2) as (one, two):
+            one.script = lambda request: Unavailable("no leader known")
+            async with AsyncClient([one.address, two.address]) as client:
+                await client.put("k", "v", timeout_s=5)
+                assert two.applied == [b"k"]
+
+    asyncio.run(scenario())
+
+
+def test_a_silent_node_is_given_up(fake_nodes: Any) -> None:
+    """A paused process answers no pings; its kernel keeps the connection all the same."""
+
+    async def scenario() -> None:
+        async with fake_nodes(2) as (one, two):
+            one.script = lambda request: "hang"
+            one.answer_pings = True
+            async with AsyncClient([one.address, two.address], patience=QUICK) as c:
+                put = asyncio.create_task(outcome(c.put("k", "v")))
+                await one.until(lambda: len(one.requests) == 1)
+                one.answer_pings = False
+                assert issubclass(await put, OutcomeUnknown)  # type: ignore[arg-type]
+                await c.put("k2", "v")
+                assert two.applied == [b"k2"]
+
+    asyncio.run(scenario())
+
+
+def test_a_slow_write_on_a_living_node_is_waited_for(fake_nodes: Any) -> None:
+    """Pings are answered, so silence about the write is not death."""
+
+    async def scenario() -> None:
+        async with fake_nodes(1) as (node,):
+            node.script = lambda request: "hang"
+            async with AsyncClient([node.address], patience=QUICK) as client:
+                put = asyncio.create_task(outcome(client.put("k", "v", timeout_s=0.5)))
+                await node.until(lambda: node.pings >= 15)
+                assert not put.done()
+                assert await put is DeadlineExceeded
+
+    asyncio.run(scenario())
+
+
+def test_a_deadline_before_anything_left_is_definite(fake_nodes: Any) -> None:
+    async def scenario() -> None:
+        async with fake_nodes(1) as (node,):
+            await node.stop()
+            async with AsyncClient([node.address]) as client:
+                with pytest.raises(Unavailable, match="not applied"):
+                    await client.put("k", "v", timeout_s=0.1)
+                with pytest.raises(Unavailable):
+                    await client.get("k", timeout_s=0.1)
+
+    asyncio.run(scenario())
+
+
+def test_a_read_out_of_time_is_unavailable(fake_nodes: Any) -> None:
+    async def scenario() -> None:
+        async with fake_nodes(1) as (node,), AsyncClient([node.address]) as client:
+            node.script = lambda request: "hang"
+            with pytest.raises(Unavailable):
+                await client.get("k", timeout_s=0.1)
+
+    asyncio.run(scenario())
+
+
+def test_one_bad_operation_does_not_fail_its_neighbours(fake_nodes: Any) -> None:
+    """The node names the command that it refuses; the others were not applied."""
+
+    async def scenario() -> None:
+        async with fake_nodes(1) as (node,), AsyncClient([node.address]) as client:
+            refusal = RequestTooLarge("too large", limit="value_bytes_max")
+            refusal.command_index = 1
+            node.script = first_only(refusal)
+            results = await asyncio.gather(
+                *(outcome(client.put(f"k{n}", "v")) for n in range(3))
+            )
+            assert results[1] is RequestTooLarge
+            assert node.applied == [b"k0", b"k2"]
+
+    asyncio.run(scenario())
+
+
+def test_an_unnamed_bad_operation_is_found_by_sending_each_alone(
+    fake_nodes: Any,
+) -> None:
+    async def scenario() -> None:
+        async with fake_nodes(1) as (node,), AsyncClient([node.address]) as client:
+
+            def script(request: Any) -> KVStoreError | None:
+                return InvalidRequest("no") if b"bad" in request.writes else None
+
+            node.script = script
+            results = await asyncio.gather(
+                *(outcome(client.put(k, "v")) for k in ("a", "bad", "c"))
+            )
+            assert results[1] is InvalidRequest
+            assert sorted(node.applied) == [b"a", b"c"]
+
+    asyncio.run(scenario())
+
+
+def test_a_command_that_failed_alone_fails_its_caller_alone(fake_nodes: Any) -> None:
+    async def scenario() -> None:
+        async with fake_nodes(1) as (node,), AsyncClient([node.address]) as client:
+            node.result_errors = {b"k1": InvalidRequest("no such thing")}
+            results = await asyncio.gather(
+                *(outcome(client.put(f"k{n}", "v")) for n in range(3))
+            )
+            assert results[1] is InvalidRequest
+            assert node.applied == [b"k0", b"k2"]
+
+    asyncio.run(scenario())
+
+
+def test_a_corrupt_read_is_taken_to_another_node(fake_nodes: Any) -> None:
+    async def scenario() -> None:
+        async with fake_nodes(2) as (one, two):
+            one.script = lambda request: CorruptionError("rotten")
+            two.pairs[b"k"] = b"whole"
+            async with AsyncClient([one.address, two.address]) as client:
+                found = await client.get("k", timeout_s=5)
+                assert found is not None
+                assert found.value == b"whole"
+
+    asyncio.run(scenario())
+
+
+def test_a_corrupt_result_of_one_read_is_tried_again(fake_nodes: Any) -> None:
+    async def scenario() -> None:
+        async with fake_nodes(1) as (node,), AsyncClient([node.address]) as client:
+            node.pairs[b"k"] = b"v"
+            node.result_errors = {b"k": CorruptionError("rotten")}
+            found = await client.get("k")
+            assert found is not None
+
+    asyncio.run(scenario())
+
+
+def test_a_cancelled_caller_changes_nothing_for_others(fake_nodes: Any) -> None:
+    async def scenario() -> None:
+        async with fake_nodes(1) as (node,), AsyncClient([node.address]) as client:
+            await client.put("warm", "up")
+            release = asyncio.Event()
+            node.script = lambda request: "hang"
+            tasks = [asyncio.create_task(client.put(f"k{n}", "v")) for n in range(3)]
+            await node.until(lambda: len(node.writes) == 2)
+            tasks[1].cancel()
+            node.script = lambda request: None
+            held = node.writes[1]
+            assert not release.is_set()
+            # Answer the request that hangs, as a slow node would.
+            response = node._apply(held)
+            stream = client._stream
+            assert stream is not None
+            stream._in_flight.pop(held.id)(response, None)
+            assert (await tasks[0]).revision == 2
+            assert (await tasks[2]).revision == 4
+            with pytest.raises(asyncio.CancelledError):
+                await tasks[1]
+
+    asyncio.run(scenario())
+
+
+def test_a_write_cancelled_before_it_left_never_leaves(fake_nodes: Any) -> None:
+    async def scenario() -> None:
+        async with fake_nodes(1) as (node,), AsyncClient([node.address]) as client:
+            task = asyncio.create_task(client.put("k", "v"))
+            await asyncio.sleep(0)
+            task.cancel()
+            await client.put("other", "v")
+            assert b"k" not in node.sent_keys
+
+    asyncio.run(scenario())
+
+
+def test_a_closed_client_refuses_definitely(fake_nodes: Any) -> None:
+    async def scenario() -> None:
+        async with fake_nodes(1) as (node,):
+            client = AsyncClient([node.address])
+            node.script = lambda request: "hang"
+            put = asyncio.create_task(outcome(client.put("k", "v")))
+            await node.until(lambda: len(node.writes) == 1)
+            await client.close()
+            assert issubclass(await put, OutcomeUnknown)  # type: ignore[arg-type]
+            with pytest.raises(Closed):
+                await client.put("k", "v")
+            await client.close()
+
+    asyncio.run(scenario())
+
+
+def test_closing_ends_what_waits_for_another_try(fake_nodes: Any) -> None:
+    async def scenario() -> None:
+        async with fake_nodes(1) as (node,):
+            client = AsyncClient([node.address])
+            node.script = lambda request: Unavailable("not now")
+            put = asyncio.create_task(outcome(client.put("k", "v")))
+            await node.until(lambda: len(node.writes) >= 3)
+            await client.close()
+            async with asyncio.timeout(2):
+                result = await put
+            assert isinstance(result, type)
+            assert issubclass(result, Closed | Unavailable)
+
+    asyncio.run(scenario())
+
+
+def test_a_client_needs_an_endpoint() -> None:
+    with pytest.raises(ConfigError):
+        AsyncClient([])
