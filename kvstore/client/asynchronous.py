@@ -33,6 +33,7 @@ class AsyncClient(Operations):
         self._patience = patience or Patience()
         self._stream: OperateStream | None = None
         self._connecting: asyncio.Task[None] | None = None
+        self._draining: dict[asyncio.Task[None], OperateStream] = {}
         self._unsent: list[tuple[kv_pb2.OperateRequest, list[Pending]]] = []
 
     async def __aenter__(self) -> Self:
@@ -52,6 +53,11 @@ class AsyncClient(Operations):
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
+        draining = dict(self._draining)
+        for task, stream in draining.items():
+            task.cancel()
+            await stream.close()
+        await asyncio.gather(*draining, return_exceptions=True)
         if self._stream is not None:
             await self._stream.close()
         self._refuse_unsent(Unavailable("the client closed; nothing was sent"))
@@ -71,9 +77,18 @@ class AsyncClient(Operations):
         def done(
             response: kv_pb2.OperateResponse | None, error: KVStoreError | None
         ) -> None:
-            self._settle(group, response, error)
+            elsewhere = self._settle(group, response, error)
+            if elsewhere and self._stream is stream and len(self._endpoints) > 1:
+                self._leave(stream)
 
         stream.send(request, done)
+
+    def _leave(self, stream: OperateStream) -> None:
+        """Ask another node from now on; what is in flight here is still answered."""
+        self._stream = None
+        draining = asyncio.create_task(stream.drain())
+        self._draining[draining] = stream
+        draining.add_done_callback(lambda task: self._draining.pop(task, None))
 
     async def _connect(self) -> None:
         """Try the next endpoint; what cannot be sent waits out a backoff."""

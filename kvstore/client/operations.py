@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from kvstore.errors import (
+    Busy,
     Closed,
+    CorruptionError,
     DeadlineExceeded,
+    InvalidRequest,
     KVStoreError,
+    OutcomeUnknown,
     Unavailable,
 )
 from kvstore.pb import kv_pb2
@@ -49,6 +53,8 @@ class Pending:
     size: int
     left: bool = False
     attempts: int = 0
+    alone: bool = False
+    """A request of its own, so that it fails or succeeds by itself."""
 
 
 class Operations:
@@ -217,46 +223,75 @@ class Operations:
         group: list[Pending],
         response: kv_pb2.OperateResponse | None,
         error: KVStoreError | None,
-    ) -> None:
+    ) -> bool:
+        """Answer a group. Returns whether another node should be asked from now on."""
         if response is not None and response.HasField("error"):
             error = error_from_pb(response.error)
-        if error is not None:
-            for pending in group:
-                self._settle_error(pending, error)
-            return
-        assert response is not None
-        for pending, result in zip(group, response.results.results, strict=True):
-            if pending.waiting.done():
-                continue
+        if response is not None and error is None:
+            results = response.results.results
+            if len(results) == len(group):
+                return self._settle_results(group, results)
+            error = OutcomeUnknown(f"{len(results)} results to {len(group)} operations")
+        assert error is not None
+        if isinstance(error, InvalidRequest) and len(group) > 1:
+            self._part(group, error)
+            return False
+        for pending in group:
+            self._settle_error(pending, error)
+        return _is_better_elsewhere(error)
+
+    def _settle_results(
+        self, group: list[Pending], results: Sequence[kv_pb2.Result]
+    ) -> bool:
+        elsewhere = False
+        for pending, result in zip(group, results, strict=True):
             if result.HasField("error"):
-                pending.waiting.set_exception(error_from_pb(result.error))
-            else:
+                error = error_from_pb(result.error)
+                elsewhere = elsewhere or _is_better_elsewhere(error)
+                self._settle_error(pending, error)
+            elif not pending.waiting.done():
                 pending.waiting.set_result(result)
+        return elsewhere
+
+    def _part(self, group: list[Pending], error: InvalidRequest) -> None:
+        """One operation made the node refuse all: the others go again at once.
+
+        Safe, because the refusal is definite. If it does not say which one is at fault,
+        each goes alone.
+        """
+        index = error.command_index
+        named = index is not None and index < len(group)
+        for place, pending in enumerate(group):
+            if named and place == index:
+                self._settle_error(pending, error)
+                continue
+            pending.alone = not named
+            pending.left = False
+            self._requeue(pending)
 
     def _settle_error(self, pending: Pending, error: KVStoreError) -> None:
         if pending.waiting.done():
             return
-        is_read = isinstance(pending.operation, kv_pb2.Range)
-        if is_read:
-            again = error.retryable or not error.definite
-        else:
-            # Never again what may have been applied.
-            again = error.retryable and error.definite
-        loop = asyncio.get_running_loop()
-        if not again or self._closed:
+        if self._closed or not _may_repeat(pending, error):
             pending.waiting.set_exception(clone(error))
             return
         self._last_cause = str(error)
         pending.left = False
         pending.attempts += 1
-        ceiling = min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2.0**pending.attempts)
+        ceiling = min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2.0 ** min(pending.attempts, 16))
+        loop = asyncio.get_running_loop()
         loop.call_later(self._jitter.uniform(0, ceiling), self._requeue, pending)
 
     def _requeue(self, pending: Pending) -> None:
-        if not pending.waiting.done():
-            is_read = isinstance(pending.operation, kv_pb2.Range)
-            (self._reads if is_read else self._writes).append(pending)
-            self._flush_soon()
+        if pending.waiting.done():
+            return
+        if self._closed:
+            message = f"the client closed; not applied: {self._last_cause}"
+            pending.waiting.set_exception(Unavailable(message))
+            return
+        is_read = isinstance(pending.operation, kv_pb2.Range)
+        (self._reads if is_read else self._writes).append(pending)
+        self._flush_soon()
 
     def _give_up(self, pending: Pending) -> None:
         if pending.waiting.done():
@@ -269,6 +304,23 @@ class Operations:
             pending.waiting.set_exception(Unavailable(message))
 
 
+def _may_repeat(pending: Pending, error: KVStoreError) -> bool:
+    """Whether sending again is safe and can help."""
+    if isinstance(error, Closed):
+        return True  # the node closed before the request: another may take it
+    if isinstance(pending.operation, kv_pb2.Range):
+        return error.retryable or not error.definite
+    # Never again what may have been applied; and damage does not mend by writing.
+    return error.definite and error.retryable and not isinstance(error, CorruptionError)
+
+
+def _is_better_elsewhere(error: KVStoreError) -> bool:
+    """Whether another node may do better than the one that said this."""
+    if isinstance(error, Busy):
+        return False
+    return isinstance(error, Unavailable | CorruptionError | Closed)
+
+
 def _groups(waiting: list[Pending]) -> list[list[Pending]]:
     """Requests' worth of operations, in order."""
     groups: list[list[Pending]] = []
@@ -277,8 +329,13 @@ def _groups(waiting: list[Pending]) -> list[list[Pending]]:
         if pending.waiting.done():
             continue
         size += pending.size
-        if size > REQUEST_BYTES_MAX or len(groups[-1]) >= REQUEST_COMMANDS_MAX:
+        if (
+            size > REQUEST_BYTES_MAX
+            or len(groups[-1]) >= REQUEST_COMMANDS_MAX
+            or pending.alone
+        ):
             groups.append([])
-            size = pending.size
+            # What follows one that goes alone opens a group of its own.
+            size = REQUEST_BYTES_MAX if pending.alone else pending.size
         groups[-1].append(pending)
     return groups

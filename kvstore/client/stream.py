@@ -5,6 +5,8 @@ caller changes nothing for the others.
 """
 
 import asyncio
+import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,30 +39,48 @@ class OperateStream:
         self.broken = False
         self._patience = patience
         self._in_flight: dict[int, Done] = {}
-        self._outgoing: list[kv_pb2.OperateRequest] = []
+        self._outgoing: deque[kv_pb2.OperateRequest] = deque()
         self._wake = asyncio.Event()
+        self._answered = asyncio.Event()
         self._last_id = 0
-        self._heard_at = 0.0
+        self._silent_ticks = 0
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
-        """Raises ``Unavailable`` (definite: nothing was sent)."""
+        """Connect, and wait until the node itself has answered a ping.
+
+        No write leaves before: what fails here was certainly not sent.
+
+        Raises:
+            Unavailable: no such node, or it did not answer in time. Definite.
+        """
+        # A fresh channel each time: its backoff is not gRPC's to remember.
         self._channel = grpc.aio.insecure_channel(
             self.endpoint, options=CLIENT_CHANNEL_OPTIONS
         )
-        try:
-            ready = self._channel.channel_ready()
-            await asyncio.wait_for(ready, self._patience.connect_s)
-        except TimeoutError as error:
-            await self._channel.close(None)
-            raise Unavailable(f"cannot connect to {self.endpoint}") from error
         operate = self._channel.stream_stream(
             OPERATE,
             request_serializer=kv_pb2.OperateRequest.SerializeToString,
             response_deserializer=kv_pb2.OperateResponse.FromString,
         )
         self._call = operate(None)
-        self._heard_at = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(self._patience.connect_s):
+                await self._call.write(kv_pb2.OperateRequest(ping=kv_pb2.Ping()))
+                answered = await self._call.read()
+        except (TimeoutError, asyncio.InvalidStateError):
+            answered = None
+            why = "no answer in time"
+        except grpc.aio.AioRpcError as error:
+            answered = None
+            why = f"{error.code().name}: {error.details()}"
+        else:
+            why = "the node ended the stream"
+        if not isinstance(answered, kv_pb2.OperateResponse):
+            self.broken = True
+            self._call.cancel()
+            await self._channel.close(None)
+            raise Unavailable(f"cannot connect to {self.endpoint}: {why}")
         for work in (self._write, self._read, self._watch):
             self._tasks.append(asyncio.create_task(work()))
 
@@ -69,13 +89,19 @@ class OperateStream:
         assert not self.broken
         self._last_id += 1
         request.id = self._last_id
-        if not self._in_flight:
-            self._heard_at = asyncio.get_running_loop().time()
         self._in_flight[request.id] = done
         self._outgoing.append(request)
         self._wake.set()
 
+    async def drain(self) -> None:
+        """Close once everything in flight is answered. Nothing may be sent any more."""
+        while self._in_flight:
+            self._answered.clear()
+            await self._answered.wait()
+        await self.close()
+
     async def close(self) -> None:
+        """Break the stream and free the connection."""
         self._break("the client closed")
         for task in self._tasks:
             task.cancel()
@@ -87,44 +113,61 @@ class OperateStream:
             return
         self.broken = True
         self._wake.set()
+        self._answered.set()
         self._call.cancel()
         in_flight, self._in_flight = self._in_flight, {}
-        for done in in_flight.values():
-            message = f"{why} ({self.endpoint}) with the request in flight"
-            done(None, LeadershipLost(message))
+        unsent = {request.id for request in self._outgoing}
+        self._outgoing.clear()
+        for request_id, done in in_flight.items():
+            if request_id in unsent:
+                done(None, Unavailable(f"{why} ({self.endpoint}); nothing was sent"))
+            else:
+                message = f"{why} ({self.endpoint}) with the request in flight"
+                done(None, LeadershipLost(message))
 
     async def _write(self) -> None:
+        outgoing = self._outgoing
         try:
             while not self.broken:
-                await self._wake.wait()
-                self._wake.clear()
-                outgoing, self._outgoing = self._outgoing, []
-                for request in outgoing:
-                    await self._call.write(request)
+                if outgoing:
+                    # Off the queue first: from here on it may have reached the node.
+                    await self._call.write(outgoing.popleft())
+                else:
+                    self._wake.clear()
+                    await self._wake.wait()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             self._break("the connection broke")
 
     async def _read(self) -> None:
-        loop = asyncio.get_running_loop()
+        read = self._call.read
         try:
-            async for response in self._call:
-                self._heard_at = loop.time()
+            while isinstance(response := await read(), kv_pb2.OperateResponse):
+                self._silent_ticks = 0
                 if (done := self._in_flight.pop(response.id, None)) is not None:
                     done(response, None)
-        except grpc.aio.AioRpcError:
+                    if not self._in_flight:
+                        self._answered.set()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             pass
         self._break("the connection ended")
 
     async def _watch(self) -> None:
-        """A paused node answers no pings, though its kernel keeps the connection."""
-        loop = asyncio.get_running_loop()
+        """A paused node answers no pings, though its kernel keeps the connection.
+
+        Silence is counted in our own ticks, not in time: if this process was the one
+        that stood still, one late tick is all that it shows.
+        """
+        interval_s = self._patience.ping_interval_s
+        ticks_max = math.ceil(self._patience.silence_s / interval_s)
         while not self.broken:
-            await asyncio.sleep(self._patience.ping_interval_s)
+            await asyncio.sleep(interval_s)
             if not self._in_flight:
+                self._silent_ticks = 0
                 continue
-            if loop.time() - self._heard_at > self._patience.silence_s:
+            if self._silent_ticks >= ticks_max:
                 self._break("the node fell silent")
                 return
-            ping = kv_pb2.OperateRequest(ping=kv_pb2.Ping())
-            self._outgoing.append(ping)
+            self._silent_ticks += 1
+            # Id 0 belongs to no request: whatever the answer, it is a sign of life.
+            self._outgoing.append(kv_pb2.OperateRequest(ping=kv_pb2.Ping()))
             self._wake.set()

@@ -39,7 +39,7 @@ class FakeNode(kv_pb2_grpc.KVServicer):
         self.pairs: dict[bytes, bytes] = {}
         self.pings = 0
         self.answer_pings = True
-        self.script: Script = lambda request: None
+        self.script: Script = lambda _request: None
         self.result_errors: dict[bytes, KVStoreError] = {}
         self.streams = 0
         self.port = 0

@@ -46,7 +46,7 @@ def test_no_write_is_applied_twice(fake_nodes: Any, seed: int) -> None:
     async def scenario() -> None:
         async with fake_nodes(3) as nodes:
             for node in nodes:
-                node.script = lambda request: chance.choice(VERDICTS)
+                node.script = lambda _: chance.choice(VERDICTS)
             outcomes: dict[bytes, object] = {}
             endpoints = [node.address for node in nodes]
             async with AsyncClient(endpoints, patience=PATIENCE) as client:
