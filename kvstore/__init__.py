@@ -9,6 +9,29 @@ if TYPE_CHECKING:
     from kvstore.config import Config as Config
     from kvstore.embedded import open as open  # noqa: A004 - as of a file
     from kvstore.embedded import open_async as open_async
+    from kvstore.errors import Busy as Busy
+    from kvstore.errors import Closed as Closed
+    from kvstore.errors import Compacted as Compacted
+    from kvstore.errors import ConfigError as ConfigError
+    from kvstore.errors import CorruptionError as CorruptionError
+    from kvstore.errors import DamagedDirectory as DamagedDirectory
+    from kvstore.errors import DataDirectoryError as DataDirectoryError
+    from kvstore.errors import DeadlineExceeded as DeadlineExceeded
+    from kvstore.errors import DirectoryLocked as DirectoryLocked
+    from kvstore.errors import DirectoryNotFounded as DirectoryNotFounded
+    from kvstore.errors import ForeignDirectory as ForeignDirectory
+    from kvstore.errors import FutureRevision as FutureRevision
+    from kvstore.errors import InvalidRequest as InvalidRequest
+    from kvstore.errors import KVStoreError as KVStoreError
+    from kvstore.errors import LeadershipLost as LeadershipLost
+    from kvstore.errors import NewerFormat as NewerFormat
+    from kvstore.errors import NotLeader as NotLeader
+    from kvstore.errors import OutcomeUnknown as OutcomeUnknown
+    from kvstore.errors import ProposalDropped as ProposalDropped
+    from kvstore.errors import RequestTooLarge as RequestTooLarge
+    from kvstore.errors import Unavailable as Unavailable
+    from kvstore.founding import found as found
+    from kvstore.founding import new_cluster_id as new_cluster_id
     from kvstore.server.node import Node as Node
 
 _HOMES = {
@@ -16,16 +39,73 @@ _HOMES = {
     "Client": "kvstore.client.blocking",
     "Config": "kvstore.config",
     "Node": "kvstore.server.node",
+    "found": "kvstore.founding",
+    "new_cluster_id": "kvstore.founding",
     "open": "kvstore.embedded",
     "open_async": "kvstore.embedded",
 }
+_ERRORS = frozenset(
+    {
+        "Busy",
+        "Closed",
+        "Compacted",
+        "ConfigError",
+        "CorruptionError",
+        "DamagedDirectory",
+        "DataDirectoryError",
+        "DeadlineExceeded",
+        "DirectoryLocked",
+        "DirectoryNotFounded",
+        "ForeignDirectory",
+        "FutureRevision",
+        "InvalidRequest",
+        "KVStoreError",
+        "LeadershipLost",
+        "NewerFormat",
+        "NotLeader",
+        "OutcomeUnknown",
+        "ProposalDropped",
+        "RequestTooLarge",
+        "Unavailable",
+    }
+)
 
-__all__ = ["AsyncClient", "Client", "Config", "Node", "open", "open_async"]
+__all__ = [
+    "AsyncClient",
+    "Busy",
+    "Client",
+    "Closed",
+    "Compacted",
+    "Config",
+    "ConfigError",
+    "CorruptionError",
+    "DamagedDirectory",
+    "DataDirectoryError",
+    "DeadlineExceeded",
+    "DirectoryLocked",
+    "DirectoryNotFounded",
+    "ForeignDirectory",
+    "FutureRevision",
+    "InvalidRequest",
+    "KVStoreError",
+    "LeadershipLost",
+    "NewerFormat",
+    "Node",
+    "NotLeader",
+    "OutcomeUnknown",
+    "ProposalDropped",
+    "RequestTooLarge",
+    "Unavailable",
+    "found",
+    "new_cluster_id",
+    "open",
+    "open_async",
+]
 
 
 def __getattr__(name: str) -> object:
     """Import a public name on first use (PEP 562): ``kvstore.raft`` needs no gRPC."""
-    home = _HOMES.get(name)
+    home = "kvstore.errors" if name in _ERRORS else _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'kvstore' has no attribute {name!r}")
     found: object = getattr(import_module(home), name)

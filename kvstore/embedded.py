@@ -1,7 +1,6 @@
 """One durable node inside the process: no network, the same operations."""
 
 import asyncio
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -10,12 +9,9 @@ from typing import Any, Self
 from kvstore.client.blocking import Blocking
 from kvstore.client.operations import Operations, Pending
 from kvstore.config import Config
-from kvstore.errors import DirectoryNotFounded
 from kvstore.pb import kv_pb2
-from kvstore.replica.interfaces import Identity, Member
+from kvstore.server.founding import found_alone_if_empty
 from kvstore.server.node import Node
-from kvstore.storage.data_directory import DataDirectory
-from kvstore.types import CLUSTER_ID_BYTES, ClusterId, NodeId
 
 
 class AsyncStore(Operations):
@@ -32,7 +28,7 @@ class AsyncStore(Operations):
         Raises:
             DataDirectoryError, CorruptionError: the message says what to do.
         """
-        await asyncio.to_thread(_found_if_empty, self._path)
+        await asyncio.to_thread(found_alone_if_empty, self._path)
         await self._node.__aenter__()
         return self
 
@@ -78,15 +74,3 @@ def open(path: str | Path) -> Blocking:  # noqa: A001 - as of a file
         return store, store.close
 
     return Blocking(make)
-
-
-def _found_if_empty(path: Path) -> None:
-    """With a single member nobody else can hold promises that an empty disk forgot."""
-    try:
-        DataDirectory.open(path).close()
-    except DirectoryNotFounded:
-        node_id = NodeId(1)
-        cluster_id = ClusterId(secrets.token_bytes(CLUSTER_ID_BYTES))
-        identity = Identity(cluster_id=cluster_id, node_id=node_id)
-        member = Member(node_id=node_id, address="127.0.0.1:7400")
-        DataDirectory.found(path, identity, [member])

@@ -29,7 +29,8 @@ BELOW_SHELLS = SETTINGS | {
 }
 MAY_IMPORT: dict[str, frozenset[str]] = {
     # The public names, each loaded on first use.
-    "kvstore": SETTINGS | {"kvstore.client", "kvstore.server", "kvstore.embedded"},
+    "kvstore": SETTINGS
+    | {"kvstore.client", "kvstore.embedded", "kvstore.founding", "kvstore.server"},
     "kvstore.types": frozenset(),
     "kvstore.errors": frozenset({"kvstore.types"}),
     "kvstore.config": SETTINGS,
@@ -45,8 +46,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "kvstore.client": SETTINGS | {"kvstore.rpc", "kvstore.pb"},
     "kvstore.server": BELOW_SHELLS
     | {"kvstore.replica", "kvstore.storage", "kvstore.rpc"},
+    "kvstore.founding": BASE | {"kvstore.replica.interfaces", "kvstore.storage"},
     "kvstore.embedded": BELOW_SHELLS
-    | {"kvstore.replica", "kvstore.rpc", "kvstore.server", "kvstore.client"},
+    | {"kvstore.replica", "kvstore.rpc", "kvstore.server", "kvstore.client"}
+    | {"kvstore.founding", "kvstore.storage"},
     "kvstore.cli": frozenset({"kvstore", "kvcluster"}),
     "kvcluster": frozenset({"kvstore"}),
 }

@@ -16,7 +16,7 @@ from kvstore.cli.lazy import LazyCommand, LazyGroup
 from kvstore.cli.main import KvstoreGroup, cli
 
 ROOT = Path(__file__).resolve().parents[2]
-FOREIGN = ("cluster", "bench")
+FOREIGN = ("cluster",)
 """Groups of another package; they may be missing from an installation."""
 
 

@@ -60,7 +60,13 @@ def test_snippet_runs_as_it_stands(
     runner: Installation = request.getfixturevalue(installation)
     outcome = runner.run(program, tmp_path)
     assert outcome.returncode == 0, f"{outcome.stdout}\n{outcome.stderr}"
-    assert outcome.stderr == ""
+    # Development mode reports slow callbacks, and importing is slow on a busy machine.
+    complaints = [
+        line
+        for line in outcome.stderr.splitlines()
+        if not line.startswith("Executing <")
+    ]
+    assert complaints == []
 
 
 @pytest.mark.process
