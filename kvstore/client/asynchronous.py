@@ -34,7 +34,7 @@ class AsyncClient(Operations):
         self._stream: OperateStream | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._draining: dict[asyncio.Task[None], OperateStream] = {}
-        self._unsent: list[tuple[kv_pb2.OperateRequest, list[Pending]]] = []
+        self._unsent: list[Pending] = []
 
     async def __aenter__(self) -> Self:
         return self
@@ -65,13 +65,15 @@ class AsyncClient(Operations):
     def _dispatch(self, request: kv_pb2.OperateRequest, group: list[Pending]) -> None:
         stream = self._stream
         if stream is None or stream.broken:
-            self._unsent.append((request, group))
+            self._unsent.extend(group)
             if self._connecting is None and not self._closed:
                 self._connecting = asyncio.create_task(self._connect())
             return
         for pending in group:
             pending.left = True
-        remaining_s = group[0].deadline - asyncio.get_running_loop().time()
+        # The longest: a node that gives up early would fail those who still wait.
+        deadline = max(pending.deadline for pending in group)
+        remaining_s = deadline - asyncio.get_running_loop().time()
         request.timeout_ms = max(1, int(remaining_s * 1_000))
 
         def done(
@@ -107,10 +109,11 @@ class AsyncClient(Operations):
         self._stream = stream
         self._connecting = None
         unsent, self._unsent = self._unsent, []
-        for request, group in unsent:
-            self._dispatch(request, group)
+        for pending in unsent:
+            # Not as it was: whose caller has given up meanwhile must not be sent.
+            self._requeue(pending)
 
     def _refuse_unsent(self, error: KVStoreError) -> None:
         unsent, self._unsent = self._unsent, []
-        for _, group in unsent:
-            self._settle(group, None, error)
+        for pending in unsent:
+            self._settle_error(pending, error)

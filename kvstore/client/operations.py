@@ -5,7 +5,6 @@ import random
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from kvstore.errors import (
     Busy,
@@ -27,6 +26,11 @@ BACKOFF_S_MAX = 0.5
 REQUEST_COMMANDS_MAX = 4_096
 REQUEST_BYTES_MAX = 1 << 20
 """Operations ready at one moment share a request up to here."""
+OPEN_MAX = 65_536
+"""Operations of one client not answered yet; past it callers wait to submit."""
+OPEN_BYTES_MAX = 64 << 20
+"""Bytes of the same."""
+_CLOCK_TICK_S = 0.001
 
 Text = bytes | str
 
@@ -42,16 +46,17 @@ def prefix_end(prefix: bytes) -> bytes:
     return trimmed[:-1] + bytes([trimmed[-1] + 1]) if trimmed else b"\0"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Pending:
-    """One caller's operation."""
+    """One caller's operation. It belongs to the client, never to the caller's task."""
 
-    operation: Any
-    """A Command or a Range."""
+    encoded: bytes
+    """A ``CommandBatch`` or ``RangeBatch`` of one: encoded batches concatenate."""
+    is_read: bool
     waiting: asyncio.Future[kv_pb2.Result]
     deadline: float
-    size: int
     left: bool = False
+    """It may have reached a node."""
     attempts: int = 0
     alone: bool = False
     """A request of its own, so that it fails or succeeds by itself."""
@@ -65,6 +70,10 @@ class Operations:
         self._writes: list[Pending] = []
         self._reads: list[Pending] = []
         self._flush_due = False
+        self._open: set[Pending] = set()
+        self._open_bytes = 0
+        self._room = asyncio.Event()
+        self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
         self._last_cause = "no node has answered"
         self._jitter = random.Random()
@@ -87,8 +96,13 @@ class Operations:
             OutcomeUnknown: it may have been applied. Read before writing again.
             KVStoreError: any other: it was not applied.
         """
-        put = kv_pb2.Put(key=to_bytes(key), value=to_bytes(value), prev_kv=prev_kv)
-        return (await self._write(kv_pb2.Command(put=put), timeout_s)).put
+        batch = kv_pb2.CommandBatch()
+        put = batch.commands.add().put  # in place: half the cost of copying it in
+        put.key = to_bytes(key)
+        put.value = to_bytes(value)
+        if prev_kv:
+            put.prev_kv = True
+        return (await self._submit(batch.SerializeToString(), False, timeout_s)).put
 
     async def get(
         self, key: Text, *, revision: int = 0, timeout_s: float | None = None
@@ -172,33 +186,71 @@ class Operations:
     async def _write(
         self, command: kv_pb2.Command, timeout_s: float | None
     ) -> kv_pb2.Result:
-        return await self._submit(self._writes, command, timeout_s)
+        encoded = kv_pb2.CommandBatch(commands=[command]).SerializeToString()
+        return await self._submit(encoded, False, timeout_s)
 
     async def _read(
         self, request: kv_pb2.Range, timeout_s: float | None
     ) -> kv_pb2.RangeResult:
-        return (await self._submit(self._reads, request, timeout_s)).range
+        encoded = kv_pb2.RangeBatch(ranges=[request]).SerializeToString()
+        return (await self._submit(encoded, True, timeout_s)).range
 
     async def _submit(
-        self,
-        queue: list[Pending],
-        operation: kv_pb2.Command | kv_pb2.Range,
-        timeout_s: float | None,
+        self, encoded: bytes, is_read: bool, timeout_s: float | None
     ) -> kv_pb2.Result:
-        if self._closed:
-            raise Closed("the client is closed; nothing was sent")
         loop = asyncio.get_running_loop()
         patience_s = self._timeout_s if timeout_s is None else timeout_s
         deadline = loop.time() + patience_s
-        size = operation.ByteSize()
-        pending = Pending(operation, loop.create_future(), deadline, size)
-        timer = loop.call_at(deadline, self._give_up, pending)
-        queue.append(pending)
-        self._flush_soon()
+        if len(self._open) >= OPEN_MAX or self._open_bytes >= OPEN_BYTES_MAX:
+            await self._wait_for_room(deadline)
+        if self._closed:
+            raise Closed("the client is closed; nothing was sent")
+        pending = Pending(encoded, is_read, loop.create_future(), deadline)
+        self._open.add(pending)
+        self._open_bytes += len(encoded)
+        # One timer, at the earliest deadline: one an operation costs more than the rest.
+        if self._sweep is None or deadline < self._sweep.when():
+            self._sweep_at(deadline)
+        (self._reads if is_read else self._writes).append(pending)
+        if not self._flush_due:
+            self._flush_due = True
+            loop.call_soon(self._flush)
         try:
             return await pending.waiting
         finally:
-            timer.cancel()
+            self._open.discard(pending)
+            self._open_bytes -= len(encoded)
+            self._room.set()
+
+    async def _wait_for_room(self, deadline: float) -> None:
+        """Backpressure: a caller past the bounds waits, within its deadline."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                while len(self._open) >= OPEN_MAX or self._open_bytes >= OPEN_BYTES_MAX:
+                    self._room.clear()
+                    await self._room.wait()
+        except TimeoutError as error:
+            message = f"not sent in time: too much is in flight; {self._last_cause}"
+            raise Unavailable(message) from error
+
+    def _sweep_at(self, deadline: float) -> None:
+        if self._sweep is not None:
+            self._sweep.cancel()
+        loop = asyncio.get_running_loop()
+        self._sweep = loop.call_at(deadline, self._sweep_deadlines)
+
+    def _sweep_deadlines(self) -> None:
+        self._sweep = None
+        # A timer may come a clock tick early.
+        now = asyncio.get_running_loop().time() + _CLOCK_TICK_S
+        later = None
+        for pending in self._open:
+            if pending.deadline <= now:
+                self._give_up(pending)
+            elif later is None or pending.deadline < later:
+                later = pending.deadline
+        if later is not None:
+            self._sweep_at(later)
 
     def _flush_soon(self) -> None:
         if not self._flush_due:
@@ -211,12 +263,13 @@ class Operations:
         writes, self._writes = self._writes, []
         reads, self._reads = self._reads, []
         for group in _groups(writes):
-            batch = kv_pb2.CommandBatch(commands=[p.operation for p in group])
-            request = kv_pb2.OperateRequest(writes=batch.SerializeToString())
-            self._dispatch(request, group)
+            batch = b"".join([pending.encoded for pending in group])
+            self._dispatch(kv_pb2.OperateRequest(writes=batch), group)
         for group in _groups(reads):
-            ranges = kv_pb2.RangeBatch(ranges=[p.operation for p in group])
-            self._dispatch(kv_pb2.OperateRequest(reads=ranges), group)
+            request = kv_pb2.OperateRequest()
+            batch = b"".join([pending.encoded for pending in group])
+            request.reads.MergeFromString(batch)
+            self._dispatch(request, group)
 
     def _settle(
         self,
@@ -289,14 +342,13 @@ class Operations:
             message = f"the client closed; not applied: {self._last_cause}"
             pending.waiting.set_exception(Unavailable(message))
             return
-        is_read = isinstance(pending.operation, kv_pb2.Range)
-        (self._reads if is_read else self._writes).append(pending)
+        (self._reads if pending.is_read else self._writes).append(pending)
         self._flush_soon()
 
     def _give_up(self, pending: Pending) -> None:
         if pending.waiting.done():
             return
-        if pending.left and not isinstance(pending.operation, kv_pb2.Range):
+        if pending.left and not pending.is_read:
             message = "no answer in time; the write may have been applied"
             pending.waiting.set_exception(DeadlineExceeded(message))
         else:
@@ -308,7 +360,7 @@ def _may_repeat(pending: Pending, error: KVStoreError) -> bool:
     """Whether sending again is safe and can help."""
     if isinstance(error, Closed):
         return True  # the node closed before the request: another may take it
-    if isinstance(pending.operation, kv_pb2.Range):
+    if pending.is_read:
         return error.retryable or not error.definite
     # Never again what may have been applied; and damage does not mend by writing.
     return error.definite and error.retryable and not isinstance(error, CorruptionError)
@@ -328,7 +380,7 @@ def _groups(waiting: list[Pending]) -> list[list[Pending]]:
     for pending in waiting:
         if pending.waiting.done():
             continue
-        size += pending.size
+        size += len(pending.encoded)
         if (
             size > REQUEST_BYTES_MAX
             or len(groups[-1]) >= REQUEST_COMMANDS_MAX
@@ -336,6 +388,6 @@ def _groups(waiting: list[Pending]) -> list[list[Pending]]:
         ):
             groups.append([])
             # What follows one that goes alone opens a group of its own.
-            size = REQUEST_BYTES_MAX if pending.alone else pending.size
+            size = REQUEST_BYTES_MAX if pending.alone else len(pending.encoded)
         groups[-1].append(pending)
     return groups
