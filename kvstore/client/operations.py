@@ -208,7 +208,7 @@ class Operations:
         pending = Pending(encoded, is_read, loop.create_future(), deadline)
         self._open.add(pending)
         self._open_bytes += len(encoded)
-        # One timer, at the earliest deadline: one an operation costs more than the rest.
+        # One timer, at the earliest deadline: one for each operation costs too much.
         if self._sweep is None or deadline < self._sweep.when():
             self._sweep_at(deadline)
         (self._reads if is_read else self._writes).append(pending)

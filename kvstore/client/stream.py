@@ -74,6 +74,11 @@ class OperateStream:
         except grpc.aio.AioRpcError as error:
             answered = None
             why = f"{error.code().name}: {error.details()}"
+        except asyncio.CancelledError:
+            self.broken = True
+            self._call.cancel()
+            await self._channel.close(None)
+            raise
         else:
             why = "the node ended the stream"
         if not isinstance(answered, kv_pb2.OperateResponse):

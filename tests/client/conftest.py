@@ -39,6 +39,8 @@ class FakeNode(kv_pb2_grpc.KVServicer):
         self.pairs: dict[bytes, bytes] = {}
         self.pings = 0
         self.answer_pings = True
+        self.ping_gate = asyncio.Event()
+        self.ping_gate.set()
         self.script: Script = lambda _request: None
         self.result_errors: dict[bytes, KVStoreError] = {}
         self.streams = 0
@@ -82,6 +84,7 @@ class FakeNode(kv_pb2_grpc.KVServicer):
             if request.WhichOneof("operations") == "ping":
                 self.pings += 1
                 self._changed.set()
+                await self.ping_gate.wait()
                 if self.answer_pings:
                     await context.write(kv_pb2.OperateResponse(id=request.id))
                 continue

@@ -21,6 +21,7 @@ from kvstore.errors import (
     RequestTooLarge,
     Unavailable,
 )
+from kvstore.pb import kv_pb2
 
 QUICK = Patience(connect_s=1.0, ping_interval_s=0.02, silence_s=0.1)
 
@@ -428,5 +429,81 @@ def test_leaving_a_node_lets_it_answer_what_is_in_flight(fake_nodes: Any) -> Non
                 stream._in_flight.pop(held.id)(one._apply(held), None)
                 assert (await put).revision == 1
                 assert two.applied == []
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("end", ["deadline", "cancel"])
+def test_a_write_given_up_while_connecting_never_leaves(
+    fake_nodes: Any, end: str
+) -> None:
+    """Its caller was told that it was not applied: that has to stay true."""
+
+    async def scenario() -> None:
+        async with fake_nodes(1) as (node,), AsyncClient([node.address]) as client:
+            node.ping_gate.clear()
+            patience_s = 0.05 if end == "deadline" else 10
+            put = asyncio.create_task(client.put("k", "v", timeout_s=patience_s))
+            await node.until(lambda: node.pings == 1)
+            other = asyncio.create_task(client.put("other", "v"))
+            if end == "deadline":
+                with pytest.raises(Unavailable, match="not applied"):
+                    await put
+            else:
+                put.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await put
+            node.ping_gate.set()
+            await other
+            assert node.sent_keys == [b"other"]
+
+    asyncio.run(scenario())
+
+
+def test_callers_past_the_bound_wait_for_room(
+    fake_nodes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Backpressure: nothing is refused, nothing piles up; the deadline still holds."""
+    monkeypatch.setattr("kvstore.client.operations.OPEN_MAX", 8)
+
+    async def scenario() -> None:
+        async with fake_nodes(1) as (node,), AsyncClient([node.address]) as client:
+            await asyncio.gather(*(client.put(f"k{n}", "v") for n in range(100)))
+            assert len(node.applied) == 100
+            assert max(commands_in(request) for request in node.writes) <= 8
+            node.script = lambda _: "hang"
+            held = [asyncio.create_task(outcome(client.get("k"))) for _ in range(8)]
+            await asyncio.sleep(0)
+            with pytest.raises(Unavailable, match="too much is in flight"):
+                await client.put("late", "v", timeout_s=0.05)
+            for task in held:
+                task.cancel()
+            await asyncio.gather(*held, return_exceptions=True)
+            assert b"late" not in node.sent_keys
+
+    asyncio.run(scenario())
+
+
+def commands_in(request: kv_pb2.OperateRequest) -> int:
+    return len(kv_pb2.CommandBatch.FromString(request.writes).commands)
+
+
+def test_each_deadline_is_kept(fake_nodes: Any) -> None:
+    """One timer serves all: a later, shorter deadline must not wait for it."""
+
+    async def scenario() -> None:
+        async with fake_nodes(1) as (node,), AsyncClient([node.address]) as client:
+            node.script = lambda _: "hang"
+            loop = asyncio.get_running_loop()
+            start = loop.time()
+            took: list[float] = []
+
+            async def put(timeout_s: float) -> None:
+                with pytest.raises(DeadlineExceeded):
+                    await client.put("k", "v", timeout_s=timeout_s)
+                took.append(loop.time() - start - timeout_s)
+
+            await asyncio.gather(*(put(s) for s in (0.3, 0.1, 0.2, 0.15)))
+            assert all(-0.01 < late < 1.0 for late in took)
 
     asyncio.run(scenario())
