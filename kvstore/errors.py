@@ -54,7 +54,7 @@ class InvalidRequest(KVStoreError):
     """The request breaks a rule that no retry mends. Nothing was applied."""
 
     command_index: int | None = None
-    """Which command of a batch, from 0, where it was checked. Does not travel."""
+    """Which command of a batch, from 0, if it was one. Travels with the error."""
 
 
 class RequestTooLarge(InvalidRequest):
