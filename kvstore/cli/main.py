@@ -98,6 +98,12 @@ class KvstoreGroup(LazyGroup):
             attribute="cluster",
             short_help="Run a cluster of local processes, to try and to break.",
         ),
+        "bench": LazyCommand(
+            section=_TOOLS,
+            module="kvstore.cli.bench_commands",
+            attribute="bench",
+            short_help="Measure a cluster.",
+        ),
         "completion": LazyCommand(
             section=_TOOLS,
             module="kvstore.cli.completion_command",
