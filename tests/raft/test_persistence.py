@@ -6,7 +6,6 @@ from kvstore.raft.messages import (
     AppendEntries,
     AppendEntriesReply,
     HeartbeatReply,
-    RequestVote,
     RequestVoteReply,
 )
 from kvstore.raft.node import Role
@@ -51,19 +50,6 @@ def test_refusals_and_pre_votes_leave_at_once() -> None:
     assert bench.writing is not None
     assert len(bench.ask_vote(term=1, sender=3)) == 1
     assert len(bench.append([2], previous=(2, 5))) == 1
-
-
-def test_a_request_for_votes_leaves_after_its_log_is_durable() -> None:
-    """A candidate that loses what it boasted of could win by a vote given to it."""
-    bench = slow()
-    bench.append([1], term=1)
-    bench.raft.campaign()
-    requests = of_kind(bench.work(), RequestVote)
-    assert {request.pre_vote for request in requests} == {True}
-    assert bench.answer_vote(sender=2, pre=True) == []
-    (first,) = flush(bench)  # the entry; now term and vote are written
-    assert isinstance(first, AppendEntriesReply)
-    assert [type(message) for message in flush(bench)] == [RequestVote] * 2
 
 
 def test_a_candidate_counts_its_own_vote_once_it_is_durable() -> None:
