@@ -4,13 +4,14 @@ import os
 import subprocess
 import sys
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from kvcluster.local import LocalCluster
+from kvcluster.topology import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD_TIMEOUT_S = 300
@@ -23,13 +24,32 @@ class Installation:
     python: Path
 
     def run(self, program: str, directory: Path) -> subprocess.CompletedProcess[str]:
-        """Run a program with nothing of the checkout in its way."""
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        """Run a program, in which every warning is an error."""
+        return self._run(
+            [self.python, "-W", "error", "-X", "dev", "-"], program, directory
+        )
+
+    def run_shell(
+        self, script: str, directory: Path
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a script that finds the ``kvstore`` command of this installation."""
+        return self._run(["bash", "-s"], script, directory)
+
+    def _run(
+        self, command: Sequence[str | Path], program: str, directory: Path
+    ) -> subprocess.CompletedProcess[str]:
+        # Nothing of the checkout, or of the user's own settings, is in the way.
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name != "PYTHONPATH" and not name.startswith("KVSTORE_")
+        }
+        path = f"{self.python.parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
         return subprocess.run(
-            [self.python, "-W", "error", "-X", "dev", "-"],
+            command,
             input=program,
             cwd=directory,
-            env=environment,
+            env={**environment, "PATH": path},
             capture_output=True,
             text=True,
             timeout=60,
@@ -81,3 +101,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...
         cluster.start()
         cluster.wait_for_leader()
         yield cluster.endpoints
+
+
+@pytest.fixture
+def free_addresses() -> tuple[str, ...]:
+    """Where three members can serve."""
+    return tuple(f"127.0.0.1:{port}" for port in free_ports(3))
