@@ -48,8 +48,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     | {"kvstore.replica", "kvstore.storage", "kvstore.rpc"},
     "kvstore.founding": BASE | {"kvstore.replica.interfaces", "kvstore.storage"},
     "kvstore.embedded": BELOW_SHELLS
-    | {"kvstore.replica", "kvstore.rpc", "kvstore.server", "kvstore.client"}
-    | {"kvstore.founding", "kvstore.storage"},
+    | {"kvstore.replica", "kvstore.rpc", "kvstore.server", "kvstore.client"},
     "kvstore.cli": frozenset({"kvstore", "kvcluster"}),
     "kvcluster": frozenset({"kvstore"}),
 }
