@@ -102,7 +102,7 @@ class KvstoreGroup(LazyGroup):
             section=_TOOLS,
             module="kvstore.cli.bench_commands",
             attribute="bench",
-            short_help="Measure a cluster.",
+            short_help="Measure clusters of real processes on this machine.",
         ),
         "completion": LazyCommand(
             section=_TOOLS,

@@ -1,6 +1,5 @@
 """``kvstore init`` and ``kvstore serve``."""
 
-import secrets
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from kvstore.cli.errors import CommandFailed, ExitCode
 from kvstore.cli.options import examples, output_option, parse_address
 from kvstore.cli.output import Json, OutputFormat, note, print_json
 from kvstore.config import Config, is_loopback
-from kvstore.types import CLUSTER_ID_BYTES, NODE_ID_MAX, ClusterId, NodeId
+from kvstore.types import CLUSTER_ID_BYTES, NODE_ID_MAX
 
 _SETTINGS_WITH_OPTIONS = frozenset(
     {"data_dir", "listen", "peer_addresses", "insecure", "metrics", "network"}
@@ -74,7 +73,7 @@ def init(
     *,
     directory: Path,
     node_id: int,
-    cluster_id: ClusterId | None,
+    cluster_id: bytes | None,
     members: Mapping[int, str],
     output: OutputFormat,
 ) -> None:
@@ -84,8 +83,7 @@ def init(
     A directory that was used before is refused: a member that forgot what it promised
     could make the cluster lose committed data.
     """
-    from kvstore.replica.interfaces import Identity, Member
-    from kvstore.storage.data_directory import DataDirectory
+    from kvstore.founding import found, new_cluster_id
 
     if node_id not in members:
         raise click.UsageError(
@@ -94,14 +92,9 @@ def init(
         )
     drawn = cluster_id is None
     if cluster_id is None:
-        cluster_id = ClusterId(secrets.token_bytes(CLUSTER_ID_BYTES))
-    identity = Identity(cluster_id=cluster_id, node_id=NodeId(node_id))
-    founders = [
-        Member(node_id=NodeId(member), address=address)
-        for member, address in sorted(members.items())
-    ]
+        cluster_id = new_cluster_id()
     try:
-        DataDirectory.found(directory, identity, founders)
+        found(directory, node_id=node_id, cluster_id=cluster_id, members=members)
     except OSError as error:
         raise CommandFailed(
             f"cannot found {directory}: {error}",
@@ -293,7 +286,7 @@ def _config(settings: Mapping[str, object]) -> Config:
 # ------------------------------------------------------------------- parsing
 
 
-def _parse_cluster_id(text: str | None) -> ClusterId | None:
+def _parse_cluster_id(text: str | None) -> bytes | None:
     if text is None:
         return None
     try:
@@ -302,7 +295,7 @@ def _parse_cluster_id(text: str | None) -> ClusterId | None:
         raise click.BadParameter(f"{text!r} is not hexadecimal") from error
     if len(data) != CLUSTER_ID_BYTES:
         raise click.BadParameter(f"it has {2 * CLUSTER_ID_BYTES} hexadecimal digits")
-    return ClusterId(data)
+    return data
 
 
 def _parse_members(texts: Sequence[str]) -> dict[int, str]:

@@ -53,6 +53,8 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
+    """How to run the benchmark."""
+
     fault: Fault = Fault.KILL
     rounds: int = 20
     nodes: int = 3
@@ -208,8 +210,9 @@ async def _acknowledged(
 ) -> float:
     """Raises what ended the writer, or NotReady after a minute."""
     acknowledged = writer.acknowledged_after(instant)
+    both: list[asyncio.Future[float] | asyncio.Task[None]] = [acknowledged, writing]
     done, _ = await asyncio.wait(
-        [acknowledged, writing],
+        both,
         timeout=ROUND_TIMEOUT_S,
         return_when=asyncio.FIRST_COMPLETED,
     )
