@@ -16,8 +16,8 @@ from kvstore.cli.options import (
 )
 from kvstore.cli.output import (
     OutputFormat,
+    human_count,
     note,
-    plural,
     print_json,
     print_json_line,
     printable,
@@ -197,7 +197,7 @@ async def _print_range(
             print_pairs(page.kvs, keys_only=request.keys_only, header=not printed)
         printed += len(page.kvs)
     if page.more:
-        note(f"There are more than these {plural(printed, 'key')}.")
+        note(f"There are more keys than the {human_count(printed)} printed.")
     elif output is OutputFormat.TABLE and not printed:
         note("No keys.")
 

@@ -122,6 +122,7 @@ class Operations:
         revision: int = 0,
         keys_only: bool = False,
         count_only: bool = False,
+        sort_by: kv_pb2.Range.SortTarget = kv_pb2.Range.KEY,
         descending: bool = False,
         timeout_s: float | None = None,
     ) -> kv_pb2.RangeResult:
@@ -144,6 +145,7 @@ class Operations:
             keys_only=keys_only,
             count_only=count_only,
             sort_order=order,
+            sort_target=sort_by,
         )
         return await self._read(request, timeout_s)
 

@@ -211,7 +211,7 @@ def lines_of_all(result: Result) -> list[Any]:
 def test_a_limit_that_cuts_is_said(filled: Kvstore) -> None:
     cut = filled("range", "--limit", "2")
     assert cut.exit_code == 0
-    assert cut.stderr == "There are more than these 2 keys.\n"
+    assert cut.stderr == "There are more keys than the 2 printed.\n"
     whole = filled("range", "--prefix", "a/", "--limit", "25")
     assert whole.stderr == ""
 

@@ -153,6 +153,10 @@ def test_operations_answer_over_the_network_as_documented(node: ServedNode) -> N
     node.ok("put", "op/b", "2")
     listed = node.ok("range", "--prefix", "op/", "--json").splitlines()
     assert [json.loads(line)["key"]["text"] for line in listed] == ["op/a", "op/b"]
+    order = ("--sort-by", "mod", "--descending", "--limit", "1", "--json")
+    newest = node.run("range", "op/", "--from-key", *order)
+    assert json.loads(newest.stdout)["key"]["text"] == "op/b"
+    assert newest.stderr == b"There are more keys than the 1 printed.\n"
     create = json.dumps(
         {
             "compare": [{"key": "op/c", "target": "version", "value": 0}],
