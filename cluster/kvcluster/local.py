@@ -196,27 +196,29 @@ class LocalCluster:
 
     def kill(self, selector: str | int) -> int:
         """SIGKILL a node and wait until it is gone. Returns its id."""
-        node, process = self._running(selector)
+        node_id = self.resolve(selector)
+        process = self.process(node_id)
         process.signal(signal.SIGKILL)
         if not process.wait_gone(10.0):
             raise ClusterError(
-                f"node {node.node_id} (pid {process.pid}) outlives SIGKILL",
+                f"node {node_id} (pid {process.pid}) outlives SIGKILL",
                 advice="It waits for the disk; look for I/O errors in dmesg.",
             )
-        return node.node_id
+        return node_id
 
     def pause(self, selector: str | int) -> int:
         """SIGSTOP a node. Returns its id."""
-        node, process = self._running(selector)
+        node_id = self.resolve(selector)
+        process = self.process(node_id)
         process.signal(signal.SIGSTOP)
-        _wait_until(process.is_paused, 5.0, what=f"node {node.node_id} to stop")
-        return node.node_id
+        _wait_until(process.is_paused, 5.0, what=f"node {node_id} to stop")
+        return node_id
 
     def resume(self, selector: str | int) -> int:
         """SIGCONT a node. Returns its id."""
-        node, process = self._running(selector)
-        process.signal(signal.SIGCONT)
-        return node.node_id
+        node_id = self.resolve(selector)
+        self.process(node_id).signal(signal.SIGCONT)
+        return node_id
 
     def restart(self, selector: str | int, *, grace_s: float = STOP_GRACE_S) -> int:
         """Stop a node if it runs, and start it. Returns its id."""
@@ -283,6 +285,16 @@ class LocalCluster:
         if lines is None:
             return text
         return "".join(text.splitlines(keepends=True)[-lines:]) if lines else ""
+
+    def process(self, node_id: int) -> ProcessIdentity:
+        """The process that runs a node now. Raises NodeFailed if it is down."""
+        process = self._process(self._topology.node(node_id))
+        if process is None:
+            raise NodeFailed(
+                f"node {node_id} is not running",
+                advice=f"Start it with `kvstore cluster restart {node_id}`.",
+            )
+        return process
 
     def processes(self) -> tuple[ProcessIdentity, ...]:
         """The identities of the nodes' processes that exist now, by node id."""
@@ -372,16 +384,6 @@ class LocalCluster:
             time.sleep(POLL_INTERVAL_S)
 
     # Inside.
-
-    def _running(self, selector: str | int) -> tuple[NodeSpec, ProcessIdentity]:
-        node = self._topology.node(self.resolve(selector))
-        process = self._process(node)
-        if process is None:
-            raise NodeFailed(
-                f"node {node.node_id} is not running",
-                advice=f"Start it with `kvstore cluster restart {node.node_id}`.",
-            )
-        return node, process
 
     def _failed(self, node_id: int, how: str) -> NodeFailed:
         last_words = self.logs(node_id, lines=LOG_TAIL_LINES).rstrip()

@@ -12,6 +12,7 @@ import asyncio
 import dataclasses
 import itertools
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -193,9 +194,13 @@ async def _measure(
                 await _acknowledged(writer, writing, time.perf_counter())
                 await asyncio.sleep(draw.uniform(*QUIET_S))
                 leader = await asyncio.to_thread(cluster.wait_for_leader)
+                strike = _strike(cluster, options.fault, leader.node_id)
+                # In this very thread: nothing is issued between the two readings, so
+                # that no put counts that the leader could still have answered.
                 fault_at = time.perf_counter()
-                await asyncio.to_thread(_strike, cluster, options.fault, leader.node_id)
-                back_at = await _acknowledged(writer, writing, fault_at)
+                strike()
+                struck_at = time.perf_counter()
+                back_at = await _acknowledged(writer, writing, struck_at)
                 outages.append((back_at - fault_at) * 1e3)
                 on_round(number, outages[-1])
                 await asyncio.to_thread(_heal, cluster, options.fault, leader.node_id)
@@ -226,14 +231,28 @@ async def _acknowledged(
     return acknowledged.result()
 
 
-def _strike(cluster: LocalCluster, fault: Fault, node_id: int) -> None:
+def _strike(cluster: LocalCluster, fault: Fault, node_id: int) -> Callable[[], None]:
+    """What makes the fault happen, in about a millisecond, done when it returns."""
+    process = cluster.process(node_id)
+
+    def kill() -> None:
+        process.signal(signal.SIGKILL)
+
+    def pause() -> None:
+        process.signal(signal.SIGSTOP)
+        while process.is_alive() and not process.is_paused():
+            pass
+
+    def isolate() -> None:
+        cluster.isolate(node_id)
+
     match fault:
         case Fault.KILL:
-            cluster.kill(node_id)
+            return kill
         case Fault.PAUSE:
-            cluster.pause(node_id)
+            return pause
         case Fault.PARTITION:
-            cluster.isolate(node_id)
+            return isolate
 
 
 def _default(name: str) -> int:
@@ -246,7 +265,7 @@ def _default(name: str) -> int:
 def _heal(cluster: LocalCluster, fault: Fault, node_id: int) -> None:
     match fault:
         case Fault.KILL:
-            cluster.start()
+            cluster.restart(node_id)
         case Fault.PAUSE:
             cluster.resume(node_id)
         case Fault.PARTITION:
