@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc.aio
 
@@ -138,9 +138,12 @@ async def ask_cluster(connection: Connection) -> ClusterReport:
         [(0, address) for address in connection.endpoints], timeout_s
     )
     known: dict[int, NodeReport] = {}
+    silent: dict[str, NodeReport] = {}
     for report in first:
         if report.status is not None:
             known.setdefault(report.node_id, report)
+        else:
+            silent[report.address] = report
     if not known:
         problems = "; ".join(f"{report.address}: {report.problem}" for report in first)
         raise Unavailable(f"no endpoint answered ({problems})")
@@ -151,12 +154,16 @@ async def ask_cluster(connection: Connection) -> ClusterReport:
     witness = next(iter(known.values())).status
     assert witness is not None
     # A node that answered at an endpoint need not be asked at its member address, which
-    # may not be reachable from here (port forwarding).
-    rest = [
-        (member.node_id, member.address)
-        for member in witness.members
-        if member.node_id not in known
-    ]
+    # may not be reachable from here (port forwarding); nor one that was silent there.
+    rest = []
+    for member in witness.members:
+        if member.node_id in known:
+            continue
+        if member.address in silent:
+            asked = silent[member.address]
+            known[member.node_id] = replace(asked, node_id=member.node_id)
+        else:
+            rest.append((member.node_id, member.address))
     for report in await _ask_all(rest, timeout_s):
         known[report.node_id] = report
     return ClusterReport(

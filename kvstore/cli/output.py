@@ -84,7 +84,7 @@ def print_table(
     *,
     header: bool = True,
 ) -> None:
-    """Print an aligned table; on a terminal it wraps to the width, off it never."""
+    """Print an aligned table, as wide as it is."""
     click.echo(render_table(columns, rows, header=header), nl=False)
 
 
@@ -106,7 +106,7 @@ def render_table(
             Text(column.title),
             justify="right" if column.right else "left",
             header_style="bold",
-            overflow="fold",
+            no_wrap=True,
         )
     for row in rows:
         cells = [cell if isinstance(cell, Cell) else Cell(text=cell) for cell in row]
@@ -114,7 +114,8 @@ def render_table(
     terminal = stdout_is_terminal()
     console = Console(
         file=sys.stdout,
-        width=None if terminal else _ENDLESS_WIDTH,
+        # Folded cells are harder to read than lines that the terminal wraps.
+        width=_ENDLESS_WIDTH,
         force_terminal=terminal,
         color_system="standard" if terminal and colour_wanted() else None,
         highlight=False,

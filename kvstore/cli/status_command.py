@@ -22,6 +22,7 @@ from kvstore.cli.output import (
     coloured,
     human_bytes,
     human_duration,
+    plural,
     print_json,
     print_json_line,
     render_table,
@@ -189,7 +190,7 @@ def _scrub_cell(scrub: cluster_pb2.ScrubStatus) -> Cell:
         return Cell(text=f"{corrupt} corrupt", style="bold red")
     completed = min(tour.tours_completed for tour in scrub.tours)
     if completed:
-        return Cell(text=f"ok, {completed} tours")
+        return Cell(text=f"ok, {plural(completed, 'tour')}")
     progress = min(
         1.0 if tour.tours_completed else tour.progress for tour in scrub.tours
     )

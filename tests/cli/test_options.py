@@ -29,7 +29,8 @@ def show(*, connection: Connection, output: OutputFormat) -> None:
 
 
 def run(*arguments: str, env: dict[str, str] | None = None) -> Result:
-    return CliRunner(env=env or {}).invoke(root, arguments)
+    clean = {"KVSTORE_ENDPOINTS": None}
+    return CliRunner(env={**clean, **(env or {})}).invoke(root, arguments)
 
 
 def shown(*arguments: str, env: dict[str, str] | None = None) -> list[object]:
