@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
+import os
 import signal
+import sys
+import threading
 from collections.abc import Callable
 
 from kvstore.cli.errors import CommandFailed, ExitCode
@@ -41,6 +44,8 @@ def run_node(config: Config, *, log_format: str | None, log_level: str) -> None:
 
 async def _serve(config: Config) -> None:
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_exit_as_bug)
+    threading.excepthook = _exit_as_bug_of_thread
     stopped: asyncio.Future[None] = loop.create_future()
 
     def stop(number: signal.Signals) -> None:
@@ -61,6 +66,37 @@ async def _serve(config: Config) -> None:
             # Nobody else closes the node, so this raises what stopped it.
             await closed
         closed.cancel()
+
+
+def _exit_as_bug(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    """An assertion failed in a callback: what should have come after it never will.
+
+    A node that went on would answer some messages and forget others. One that is gone
+    is a failure that the others know how to live with.
+    """
+    error = context.get("exception")
+    if not isinstance(error, AssertionError):
+        # Not ours, or of one connection: gRPC's own callbacks report here too.
+        loop.default_exception_handler(context)
+        return
+    LOGGER.critical(str(context.get("message", "")), exc_info=error)
+    _exit_now()
+
+
+def _exit_as_bug_of_thread(args: threading.ExceptHookArgs) -> None:
+    """As :func:`_exit_as_bug`, for a thread of the node: nobody else does its work."""
+    thread = args.thread
+    if thread is None or not thread.name.startswith("kvstore-"):
+        threading.__excepthook__(args)
+        return
+    LOGGER.critical("%s failed", thread.name, exc_info=args.exc_value)
+    _exit_now()
+
+
+def _exit_now() -> None:
+    sys.stderr.flush()
+    # Not sys.exit: this is not the main task, and no clean-up can be trusted now.
+    os._exit(ExitCode.INTERNAL)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -13,7 +13,7 @@ from kvstore.raft.messages import (
 )
 from kvstore.raft.progress import PeerEvent, PeerState, Progress
 from kvstore.raft.quorum import committed_index, majority
-from kvstore.types import LogIndex, NodeId
+from kvstore.types import LogIndex, NodeId, Term
 
 # ---------------------------------------------------------------------- leader
 
@@ -225,7 +225,7 @@ def _merge(core: Core, message: AppendEntries) -> None:
     log.append(new)
 
 
-def _refuse_append(core: Core, message: AppendEntries, hint: EntryId | None) -> None:
+def _refuse_append(core: Core, message: AppendEntries, hint: EntryId) -> None:
     core.messages.append(
         AppendEntriesReply(
             sender=core.node_id,
@@ -279,7 +279,7 @@ def handle_stale_append(core: Core, message: AppendEntries) -> None:
     Without it, a node that came to a higher term while cut off could never follow
     again: the others do not listen to its campaigns while they hear that leader.
     """
-    _refuse_append(core, message, None)
+    _refuse_append(core, message, EntryId(Term(0), LogIndex(0)))
 
 
 def handle_stale_heartbeat(core: Core, message: Heartbeat) -> None:

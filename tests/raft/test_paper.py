@@ -66,6 +66,8 @@ def test_a_request_of_a_stale_term_changes_nothing() -> None:
     (reply,) = of_kind(replies, AppendEntriesReply)
     assert reply.rejected
     assert reply.term == 3
+    # Every refusal has a hint: the wire has no way to say that there is none.
+    assert reply.hint == entry_id(0, 0)
 
 
 def test_a_node_starts_as_a_follower() -> None:
