@@ -258,7 +258,7 @@ class LocalCluster:
         if selector == "follower":
             status = self.status()
             for node in status.nodes:
-                if node.serving and node != status.leader:
+                if node.serving and node.role != "leader":
                     return node.node_id
             raise UnknownNode(
                 "no follower runs right now",

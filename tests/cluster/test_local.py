@@ -34,6 +34,7 @@ def test_a_cluster_lives_through_its_verbs(stub_cluster: Make) -> None:
     assert states(cluster) == ["down"] * 3
     assert cluster.start() == (1, 2, 3)
     assert cluster.wait_for_leader(10.0).node_id == 1
+    cluster.wait_caught_up(10.0)  # two make a leader; the third may still be starting
     again = LocalCluster.load(cluster.directory, program=STUB)
     assert again.start() == ()
     assert again.processes() == cluster.processes()
