@@ -1,5 +1,6 @@
 """``kvstore init`` and ``kvstore serve``."""
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -273,6 +274,9 @@ def serve(
             **timing,
         }
     )
+    # gRPC's core writes lines of its own between the events; what they say comes back
+    # as statuses and exceptions too. Read when grpc is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from kvstore.cli.run_node import run_node
 
     run_node(config, log_format=log_format, log_level=log_level)

@@ -272,6 +272,15 @@ def test_serve_refuses_what_it_must_not_run(tmp_path: Path) -> None:
     public = kvstore("serve", "--dir", directory, "--listen", "0.0.0.0:0")
     assert public.returncode == 7
     assert b"--insecure" in public.stderr
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        in_use = kvstore("serve", "--dir", directory, "--listen", address)
+    assert in_use.returncode == 7
+    # One line, and none by gRPC's core.
+    assert in_use.stderr.startswith(f"Error: cannot bind {address}".encode())
+    assert in_use.stderr.count(b"\n") == 1
     optimized = kvstore("serve", "--dir", directory, python_options=("-O",))
     assert optimized.returncode == 7
     assert b"-O" in optimized.stderr
