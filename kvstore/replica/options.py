@@ -23,6 +23,9 @@ class ReplicaOptions:
     """After a leader change the outcome of a write in flight is awaited this long."""
     forwarded_patience_ticks: int = 100
     """A batch that another member passed on waits for this node's log this long."""
+    leaderless_patience_ticks: int = 50
+    """A node that knew no leader for this long refuses what waits for one: its client
+    may reach a node that does."""
     read_retry_ticks: int = 25
     """A read whose confirmation did not come is asked for again after this."""
 
@@ -34,6 +37,7 @@ class ReplicaOptions:
             "waiting_reads_max",
             "orphan_ticks",
             "forwarded_patience_ticks",
+            "leaderless_patience_ticks",
             "read_retry_ticks",
         ):
             if getattr(self, name) < 1:

@@ -229,6 +229,15 @@ class WaitingReads:
                 still.append((index, ready))
         self.confirmed = still
 
+    def take_unconfirmed(self) -> list[WaitingRead]:
+        """Take out every read that still needs a leader."""
+        taken = self.fresh + [
+            r for _, g in sorted(self.rounds.items()) for r in g.reads
+        ]
+        self.fresh = []
+        self.rounds.clear()
+        return taken
+
     def expire(self, tick: int) -> list[WaitingRead]:
         expired: list[WaitingRead] = []
         groups = [self.fresh, *(r.reads for r in self.rounds.values())]
@@ -249,6 +258,14 @@ def not_taken(what: str) -> Unavailable:
     """The error of a request that never left: it waited for a leader in vain."""
     return Unavailable(
         f"no leader took the {what} in time; it was not applied, try again"
+    )
+
+
+def leaderless() -> Unavailable:
+    """The error of a request at a node that is cut off, or of a cluster without one."""
+    return Unavailable(
+        "this node has known no leader for a while; the request was not applied, "
+        "try another node"
     )
 
 

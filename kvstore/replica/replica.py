@@ -43,6 +43,7 @@ from kvstore.replica.proposals import (
     WaitingRead,
     WaitingReads,
     WaitingWrites,
+    leaderless,
     not_taken,
     overwritten,
 )
@@ -82,6 +83,7 @@ class Replica:
         )
         self._node_id = node_id
         self._tick = 0
+        self._led_tick = 0
         self._handed_out = applied_index
         self._last_request_id = 0
         self._waiting = WaitingWrites(
@@ -325,6 +327,18 @@ class Replica:
         if self._orphan_deadline is not None and self._tick >= self._orphan_deadline:
             self._orphan_deadline = None
             self._give_up_orphans()
+        if self.raft.leader_id is not None:
+            self._led_tick = self._tick
+        elif self._tick - self._led_tick >= self._options.leaderless_patience_ticks:
+            self._refuse_leaderless()
+
+    def _refuse_leaderless(self) -> None:
+        """What waits for a leader may find one elsewhere: this node may be cut off."""
+        error = leaderless()
+        while self._waiting:
+            self._fail_all(self._waiting.take(self._options.entry_bytes_max), error)
+        for read in self._reads.take_unconfirmed():
+            self._effects.append(Fail(read.ticket, error))
 
     def _give_up_orphans(self) -> None:
         """Writes of earlier terms that nothing has decided: say that nobody knows."""

@@ -26,6 +26,7 @@ def replica_options(config: Config) -> ReplicaOptions:
         waiting_reads_max=config.waiting_reads_max,
         orphan_ticks=max(1, election_ticks // 2),
         forwarded_patience_ticks=2 * election_ticks,
+        leaderless_patience_ticks=election_ticks,
         read_retry_ticks=max(2, election_ticks // 2),
     )
 

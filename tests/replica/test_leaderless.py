@@ -1,0 +1,76 @@
+"""A node that is cut off sends its clients elsewhere, and soon."""
+
+import random
+
+from kvstore.errors import Unavailable
+from kvstore.raft.messages import Heartbeat
+from kvstore.replica.effects import Effect, Fail
+from kvstore.replica.options import ReplicaOptions
+from kvstore.replica.replica import Replica
+from kvstore.types import LogIndex, NodeId, Term, Ticket
+from tests.raft.harness import OPTIONS, Disk
+
+PATIENCE_TICKS = 10
+LONG_TICKS = 1_000
+
+
+def replica() -> Replica:
+    return Replica(
+        node_id=NodeId(1),
+        voters=[NodeId(1), NodeId(2), NodeId(3)],
+        log=Disk(),
+        applied_index=LogIndex(0),
+        compaction_pending=False,
+        options=ReplicaOptions(raft=OPTIONS, leaderless_patience_ticks=PATIENCE_TICKS),
+        random=random.Random(1),
+    )
+
+
+def run(subject: Replica, ticks: int) -> list[Effect]:
+    effects: list[Effect] = []
+    for _ in range(ticks):
+        subject.tick()
+        effects += subject.poll()
+    return effects
+
+
+def refused(effects: list[Effect]) -> list[int]:
+    """Tickets that failed for certain."""
+    failures = [effect for effect in effects if isinstance(effect, Fail)]
+    assert all(isinstance(failure.error, Unavailable) for failure in failures)
+    return sorted(int(failure.ticket) for failure in failures)
+
+
+def hear_a_leader(subject: Replica) -> None:
+    subject.receive(
+        [
+            Heartbeat(
+                sender=NodeId(2),
+                to=NodeId(1),
+                term=Term(1),
+                commit_index=LogIndex(0),
+                round=0,
+            )
+        ]
+    )
+
+
+def test_a_node_without_a_leader_refuses_what_waits_for_one() -> None:
+    """Goal: long before the client's patience ends, for it may reach a majority."""
+    subject = replica()
+    subject.submit(Ticket(1), b"w", count=1, patience_ticks=LONG_TICKS)
+    subject.read(Ticket(2), patience_ticks=LONG_TICKS)
+    assert refused(run(subject, PATIENCE_TICKS - 1)) == []
+    assert refused(run(subject, 1)) == [1, 2]
+    # And what comes later at once, while that lasts.
+    subject.submit(Ticket(3), b"w", count=1, patience_ticks=LONG_TICKS)
+    assert refused(run(subject, 1)) == [3]
+
+
+def test_a_leader_that_is_heard_ends_the_impatience() -> None:
+    subject = replica()
+    run(subject, PATIENCE_TICKS - 1)
+    hear_a_leader(subject)
+    subject.poll()
+    subject.read(Ticket(1), patience_ticks=LONG_TICKS)
+    assert refused(run(subject, 2)) == []
