@@ -6,6 +6,7 @@ from kvstore.raft.messages import (
     AppendEntries,
     AppendEntriesReply,
     HeartbeatReply,
+    RequestVote,
     RequestVoteReply,
 )
 from kvstore.raft.node import Role
@@ -52,13 +53,28 @@ def test_refusals_and_pre_votes_leave_at_once() -> None:
     assert len(bench.append([2], previous=(2, 5))) == 1
 
 
-def test_a_candidate_counts_its_own_vote_once_it_is_durable() -> None:
-    """It is a vote like any other."""
+def test_a_request_for_votes_leaves_after_its_log_is_durable() -> None:
+    """A candidate that loses what it boasted of could win by a vote given to it."""
+    bench = slow()
+    bench.append([1], term=1)
+    bench.raft.campaign()
+    requests = of_kind(bench.work(), RequestVote)
+    assert {request.pre_vote for request in requests} == {True}
+    assert bench.answer_vote(sender=2, pre=True) == []
+    (first,) = flush(bench)  # the entry; now term and vote are written
+    assert isinstance(first, AppendEntriesReply)
+    assert [type(message) for message in flush(bench)] == [RequestVote] * 2
+
+
+@pytest.mark.parametrize("others", [2, 3])
+def test_a_candidate_counts_its_own_vote_once_it_is_durable(others: int) -> None:
+    """It is a vote like any other; and nobody leads a term that is not durable, even
+    if the others' votes come in before the caller says so."""
     bench = slow(voters=range(1, 6))
     bench.raft.campaign()
     for sender in (2, 3):
         bench.answer_vote(sender=sender, pre=True)
-    for sender in (2, 3):
+    for sender in (2, 3, 4)[:others]:
         bench.answer_vote(sender=sender)
     assert bench.role() is Role.CANDIDATE
     bench.fsync()
