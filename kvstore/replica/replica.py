@@ -92,6 +92,7 @@ class Replica:
         )
         self._proposed = ProposedWrites()
         self._forwarded: dict[int, ForwardedBatch] = {}
+        self._unheard: set[NodeId] = set()
         self._reads = WaitingReads(options.waiting_reads_max)
         self._after_persist: dict[ReadyNumber, tuple[Message, ...]] = {}
         self._compaction_pending = compaction_pending
@@ -108,7 +109,10 @@ class Replica:
         self._expire()
 
     def receive(self, messages: Iterable[PeerMessage]) -> None:
+        unheard = self._unheard
         for message in messages:
+            if unheard:
+                unheard.discard(message.sender)
             match message:
                 case ForwardWrites():
                     self._receive_forward(message)
@@ -166,6 +170,7 @@ class Replica:
     def peer_disconnected(self, peer: NodeId) -> None:
         """The connection to or from a peer closed."""
         self.raft.peer_disconnected(peer)
+        self._unheard.add(peer)
         gone = [i for i, f in sorted(self._forwarded.items()) if f.leader == peer]
         self._fail_forwarded(gone, f"the connection to leader {peer} broke")
 
@@ -226,6 +231,11 @@ class Replica:
                 self._compaction_pending = False
                 self._propose([])
         elif self._waiting and (leader := raft.leader_id) is not None:
+            if leader in self._unheard:
+                # Its connection broke and nothing came from it since. A write passed
+                # to a dead leader would have an unknown outcome; one that waits for
+                # the next leader, which is near, has none.
+                return
             for batch in self._waiting.take(self._options.waiting_write_bytes_max):
                 self._forward(batch, leader)
 

@@ -1,10 +1,11 @@
-"""A node that is cut off sends its clients elsewhere, and soon."""
+"""While a leader is lost: what waits, how long, and what is not sent to the dead."""
 
 import random
 
 from kvstore.errors import Unavailable
 from kvstore.raft.messages import Heartbeat
-from kvstore.replica.effects import Effect, Fail
+from kvstore.replica.effects import Effect, Fail, Send
+from kvstore.replica.messages import ForwardWrites
 from kvstore.replica.options import ReplicaOptions
 from kvstore.replica.replica import Replica
 from kvstore.types import LogIndex, NodeId, Term, Ticket
@@ -74,3 +75,26 @@ def test_a_leader_that_is_heard_ends_the_impatience() -> None:
     subject.poll()
     subject.read(Ticket(1), patience_ticks=LONG_TICKS)
     assert refused(run(subject, 2)) == []
+
+
+def forwards(effects: list[Effect]) -> list[int]:
+    """Whom writes were passed to."""
+    return [
+        int(message.to)
+        for effect in effects
+        if isinstance(effect, Send)
+        for message in effect.messages
+        if isinstance(message, ForwardWrites)
+    ]
+
+
+def test_no_write_is_passed_to_a_leader_whose_connection_broke() -> None:
+    """Goal: its outcome would be unknown; it waits for a leader that can be heard."""
+    subject = replica()
+    hear_a_leader(subject)
+    subject.poll()
+    subject.peer_disconnected(NodeId(2))
+    subject.submit(Ticket(1), b"w", count=1, patience_ticks=LONG_TICKS)
+    assert forwards(subject.poll()) == []
+    hear_a_leader(subject)
+    assert forwards(subject.poll()) == [2]
