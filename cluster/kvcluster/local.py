@@ -32,6 +32,7 @@ from kvcluster.errors import (
 )
 from kvcluster.process import ProcessIdentity, spawn, stop_all
 from kvcluster.proxy import ProxyThread
+from kvcluster.signals import signals_held
 from kvcluster.status import ClusterStatus, NodeStatus, ProcessState, query
 from kvcluster.topology import NodeSpec, Topology
 
@@ -413,7 +414,9 @@ class LocalCluster:
         if self._proxy is not None:
             for peer, address in sorted(self._proxy.peers_of(node.node_id).items()):
                 command += ["--peer", f"{peer}={address}"]
-        spawn(command, log=node.log).save(node.process)
+        with signals_held():
+            # Or an interrupt could leave a process that no record names.
+            spawn(command, log=node.log).save(node.process)
 
     def _stop(self, grace_s: float) -> None:
         stop_all(self.processes(), grace_s=grace_s)

@@ -1,7 +1,7 @@
 """Ending well when interrupted: what was started is stopped, what was made is removed.
 
 Ctrl-C and SIGTERM both arrive as ``KeyboardInterrupt``, so that every ``finally`` runs;
-while cleaning up, neither can cut that short. Main thread only.
+while cleaning up, neither can cut that short. Main thread only, but for the last.
 """
 
 import contextlib
@@ -43,3 +43,14 @@ def uninterrupted() -> Iterator[None]:
     finally:
         for number, handler in before:
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Deliver both signals to this thread only after the block. Any thread."""
+    both = {signal.SIGINT, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, both)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
