@@ -69,11 +69,11 @@ def page() -> str:
 def section(field: Field[object], owner: type) -> str:
     """Heading, facts and description of one setting."""
     name = field.name
-    facts = [f"type `{inspect.formatannotation(field.type)}`", default(field)]
+    annotation, text = definitions(owner)[name]
+    facts = [f"type `{annotation}`", default(field)]
     if owner is Config and name in RANGES:
         low, high = RANGES[name]
         facts.append(f"{shown(name, low)} to {shown(name, high)}")
-    text = attribute_docstrings(owner)[name]
     text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text).replace("``", "`")
     return f"## `{name}`\n\n{'; '.join(facts)}\n\n{text}\n"
 
@@ -99,9 +99,13 @@ def shown(name: str, number: float) -> str:
     return f"{number:,}"
 
 
-def attribute_docstrings(owner: type) -> dict[str, str]:
-    """The strings below the fields of a class; Python itself does not keep them."""
-    found: dict[str, str] = {}
+def definitions(owner: type) -> dict[str, tuple[str, str]]:
+    """Type and description of each field, as the source has them.
+
+    Python does not keep the strings below fields, and names types differently in
+    different versions.
+    """
+    found: dict[str, tuple[str, str]] = {}
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
     assert isinstance(definition, ast.ClassDef)
     body = definition.body
@@ -112,7 +116,8 @@ def attribute_docstrings(owner: type) -> dict[str, str]:
             and isinstance(after, ast.Expr)
             and isinstance(after.value, ast.Constant)
         ):
-            found[node.target.id] = inspect.cleandoc(str(after.value.value))
+            text = inspect.cleandoc(str(after.value.value))
+            found[node.target.id] = (ast.unparse(node.annotation), text)
     return found
 
 
