@@ -21,7 +21,7 @@ TEST_LINES_MAX = 800
 PRINTS = (
     "kvstore/cli/",
     "cluster/kvcluster/bench/",
-    "cluster/kvcluster/demo.py",
+    "cluster/kvcluster/demo",
     "proto/",
     "docs/",
 )
