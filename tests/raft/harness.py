@@ -469,9 +469,12 @@ class Cluster:
 
     def depose(self, node_id: int) -> None:
         """A leader hears nobody for so long that it steps down, in its term."""
-        while self.raft(node_id).is_leader:
+        for _ in range(2 * self.options.election_timeout_ticks + 1):
+            if not self.raft(node_id).is_leader:
+                return
             self.tick(node_id)
             self.take(sender=node_id)
+        raise AssertionError(f"{node_id} still leads")
 
     # --------------------------------------------------------------------- disk
 

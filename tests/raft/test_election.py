@@ -191,6 +191,17 @@ def test_a_vote_of_an_earlier_term_does_not_count() -> None:
     assert bench.role() is Role.LEADER
 
 
+def test_a_pre_vote_for_an_earlier_term_does_not_count() -> None:
+    """The same for pre-votes: the term asked for then is open by now."""
+    bench = Bench()
+    bench.become_follower(term=4)
+    bench.raft.campaign()
+    bench.answer_vote(sender=2, pre=True, term=4)
+    assert bench.role() is Role.PRE_CANDIDATE
+    bench.answer_vote(sender=2, pre=True, term=5)
+    assert bench.role() is Role.CANDIDATE
+
+
 def test_a_pre_vote_does_not_count_as_a_vote() -> None:
     """A late answer to the pre-vote of the same campaign elects nobody."""
     bench = Bench(voters=range(1, 6))
@@ -198,6 +209,22 @@ def test_a_pre_vote_does_not_count_as_a_vote() -> None:
     for sender in (2, 3, 4, 5):
         bench.answer_vote(sender=sender, pre=True, term=bench.raft.term)
     assert bench.role() is Role.CANDIDATE
+
+
+def test_a_follower_of_a_terms_leader_votes_for_nobody_else_in_it() -> None:
+    """It need not have voted itself to know that the term is decided."""
+    bench = Bench()
+    bench.become_follower(term=1)
+    assert bench.raft.vote is None
+    replies = bench.ask_vote(term=1, last=(9, 9), sender=3)
+    assert not of_kind(replies, RequestVoteReply)[0].granted
+
+
+def test_a_pre_vote_for_a_term_that_is_open_is_refused() -> None:
+    """Whoever asks has yet to learn of it; the refusal tells."""
+    bench = Bench(term=3)
+    (reply,) = of_kind(bench.ask_vote(term=3, pre=True), RequestVoteReply)
+    assert (reply.granted, reply.term) == (False, 3)
 
 
 def test_strangers_are_not_heard() -> None:

@@ -66,6 +66,19 @@ def test_a_request_for_votes_leaves_after_its_log_is_durable() -> None:
     assert [type(message) for message in flush(bench)] == [RequestVote] * 2
 
 
+def test_a_request_for_votes_is_not_sent_after_the_candidacy() -> None:
+    """It waited for a write; meanwhile the term's leader was heard."""
+    bench = slow()
+    bench.raft.campaign()
+    bench.answer_vote(sender=2, pre=True)
+    bench.raft.campaign()
+    bench.answer_vote(sender=2, pre=True)
+    assert bench.raft.term == 2
+    bench.heartbeat()
+    flush(bench)
+    assert not [m for m in flush(bench) if isinstance(m, RequestVote)]
+
+
 @pytest.mark.parametrize("others", [2, 3])
 def test_a_candidate_counts_its_own_vote_once_it_is_durable(others: int) -> None:
     """It is a vote like any other; and nobody leads a term that is not durable, even

@@ -216,6 +216,16 @@ def test_a_commit_alone_is_told_once_and_when_the_log_is_silent() -> None:
     assert not wants(peer, last=6, commit=6)
 
 
+def test_a_commit_is_told_again_after_a_loss() -> None:
+    """The message that told it may have been lost with the rest."""
+    peer = replicating(match=5)
+    peer.sent((), LogIndex(5), tick=0)
+    assert not wants(peer, last=5, commit=5)
+    peer.disconnected()
+    peer.accepted(LogIndex(5))
+    assert wants(peer, last=5, commit=5)
+
+
 def test_a_commit_waits_for_entries_that_are_under_way() -> None:
     """Their commit will be told soon, and covers it."""
     peer = replicating(match=5)

@@ -58,6 +58,7 @@ class Walk:
             "restart": choose([1, 4]),
             "cut": choose([0, 0.3, 1]),
             "heal": choose([0.5, 2]),
+            "depose": choose([0, 0.5, 2]),
             "disconnect": choose([0, 1, 3]),
         }
         self.next_request_id = 0
@@ -171,6 +172,16 @@ class Walk:
 
     def heal(self) -> None:
         self.cluster.heal()
+
+    def depose(self) -> None:
+        """A leader goes on alone for a while, and somebody else is soon elected."""
+        for node_id in self.cluster.running():
+            if self.cluster.raft(node_id).is_leader:
+                self.cluster.cut([node_id])
+                for peer in self.cluster.running():
+                    if peer != node_id:
+                        self.cluster.disconnect(peer, node_id)
+        self.propose()
 
     def disconnect(self) -> None:
         """A connection closes, as both its ends or only one of them see."""
