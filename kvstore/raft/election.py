@@ -14,7 +14,7 @@ from kvstore.raft.quorum import VoteResult, vote_result
 from kvstore.types import LogIndex, Term
 
 
-def tick(core: Core) -> None:
+def pass_tick(core: Core) -> None:
     """A tick passed at a node that does not lead."""
     timer = core.timer
     # A single voter need not wait for anybody's silence.

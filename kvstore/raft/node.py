@@ -177,9 +177,9 @@ class RaftNode:
         core.tick_count += 1
         leadership = core.leadership
         if leadership is not None:
-            replication.tick(core, leadership)
+            replication.pass_tick(core, leadership)
         else:
-            election.tick(core)
+            election.pass_tick(core)
             reading.expire(core)
 
     def campaign(self) -> None:

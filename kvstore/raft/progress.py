@@ -94,6 +94,7 @@ class Progress:
     __slots__ = (
         "_check_due",
         "_paused",
+        "_sent_tick",
         "_told_commit_index",
         "inflight",
         "match_index",
@@ -116,6 +117,8 @@ class Progress:
         """PROBE: a probe is under way."""
         self._check_due = False
         """REPLICATE: ask whether what was sent arrived, with an empty append."""
+        self._sent_tick = -1
+        """When the last append left."""
         self._told_commit_index = LogIndex(0)
         """What the messages sent let the peer commit, if they arrived."""
 
@@ -127,7 +130,9 @@ class Progress:
 
     # ------------------------------------------------------------------ sending
 
-    def wants_append(self, last_index: LogIndex, commit_index: LogIndex) -> bool:
+    def wants_append(
+        self, last_index: LogIndex, commit_index: LogIndex, *, tick: int
+    ) -> bool:
         """Whether an AppendEntries to the peer is of use now."""
         if self.state is PeerState.PROBE:
             return not self._paused
@@ -135,10 +140,15 @@ class Progress:
             return True
         if self.next_index <= last_index:
             return not self.inflight.full
-        # News of a commit alone. While entries are outstanding it waits, for the next
-        # append will carry it; a silent log must not leave followers behind until
-        # the next heartbeat.
-        return commit_index == last_index and self._told_commit_index < commit_index
+        # News of a commit alone. Entries that follow would carry it, and a message
+        # costs far more than what is in it: so only once nothing is outstanding, and
+        # in a later tick than the last append. Under load it never leaves; followers
+        # of a silent log need not wait for a heartbeat.
+        return (
+            commit_index == last_index
+            and self._told_commit_index < commit_index
+            and self._sent_tick < tick
+        )
 
     @property
     def may_send_entries(self) -> bool:
@@ -150,6 +160,7 @@ class Progress:
     ) -> None:
         """An append with ``entries`` from ``next_index`` on leaves."""
         self._check_due = False
+        self._sent_tick = tick
         reaches = LogIndex(self.next_index - 1 + len(entries))
         self._told_commit_index = max(
             self._told_commit_index, min(commit_index, reaches)

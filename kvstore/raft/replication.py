@@ -18,7 +18,7 @@ from kvstore.types import LogIndex, NodeId, Term
 # ---------------------------------------------------------------------- leader
 
 
-def tick(core: Core, leadership: Leadership) -> None:
+def pass_tick(core: Core, leadership: Leadership) -> None:
     """A tick passed at the leader."""
     leadership.heartbeat_elapsed_ticks += 1
     leadership.quorum_elapsed_ticks += 1
@@ -63,8 +63,11 @@ def broadcast_heartbeat(core: Core, leadership: Leadership) -> None:
 
 def wants_append(core: Core, leadership: Leadership) -> bool:
     """Whether any peer should be sent something now."""
-    last, commit = core.log.last_index, core.commit_index
-    return any(progress.wants_append(last, commit) for _, progress in leadership.peers)
+    last, commit, tick = core.log.last_index, core.commit_index, core.tick_count
+    return any(
+        progress.wants_append(last, commit, tick=tick)
+        for _, progress in leadership.peers
+    )
 
 
 def send_appends(core: Core, leadership: Leadership) -> None:
@@ -76,9 +79,9 @@ def send_appends(core: Core, leadership: Leadership) -> None:
     Raises:
         CorruptionError: an entry that a slow peer needs is damaged.
     """
-    last, commit = core.log.last_index, core.commit_index
+    last, commit, tick = core.log.last_index, core.commit_index, core.tick_count
     for peer, progress in leadership.peers:
-        while progress.wants_append(last, commit):
+        while progress.wants_append(last, commit, tick=tick):
             _send_append(core, peer, progress)
 
 

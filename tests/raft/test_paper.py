@@ -237,6 +237,7 @@ def test_a_replicated_entry_is_committed_and_applied() -> None:
     cluster.elect(1)
     entry = cluster.propose(1, b"some data")
     cluster.stabilize()
+    cluster.tick_all()
     for node_id in cluster.ids:
         assert cluster.raft(node_id).commit_index == entry.index
         assert cluster.servers[node_id].state[-1].data == b"some data"
@@ -356,6 +357,7 @@ def test_a_leader_brings_any_followers_log_into_line(case: str) -> None:
     # The third node's vote elects the leader that the divergent one may refuse.
     cluster = Cluster(logs=[FIGURE_7_LEADER, follower, ()], terms=[8, 8, 8])
     cluster.elect(1)
+    cluster.tick_all()
     assert cluster.logs() == [[*FIGURE_7_LEADER, 9]] * 3
     assert cluster.commits() == [11, 11, 11]
 

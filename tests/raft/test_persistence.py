@@ -299,6 +299,7 @@ def test_a_power_cut_loses_only_what_was_never_acknowledged() -> None:
         cluster.servers[node_id].slow_disk = False
         cluster.restart(node_id)
     cluster.elect(2)
+    cluster.tick_all()
     for node_id in cluster.ids:
         data = [entry.data for entry in cluster.servers[node_id].state]
         assert data == [b"", b"kept", b""]

@@ -40,8 +40,8 @@ def send(peer: Progress, count: int = 1, *, commit: int = 0, tick: int = 0) -> N
     peer.sent(entries, LogIndex(commit), tick=tick)
 
 
-def wants(peer: Progress, *, last: int = 100, commit: int = 0) -> bool:
-    return peer.wants_append(LogIndex(last), LogIndex(commit))
+def wants(peer: Progress, *, last: int = 100, commit: int = 0, tick: int = 1) -> bool:
+    return peer.wants_append(LogIndex(last), LogIndex(commit), tick=tick)
 
 
 def test_the_table_covers_every_event_but_one() -> None:
@@ -206,14 +206,16 @@ def test_an_append_unanswered_for_long_stalls_the_pipeline() -> None:
 
 
 def test_a_commit_alone_is_told_once_and_when_the_log_is_silent() -> None:
-    """Followers need not wait for a heartbeat, nor hear a message more than needed."""
+    """Followers need not wait for a heartbeat, nor hear a message more than needed: in
+    the tick of the last append, another may follow."""
     peer = replicating(match=5)
-    send(peer, commit=5)
+    send(peer, commit=5, tick=1)
     peer.accepted(LogIndex(6))
-    assert not wants(peer, last=6, commit=5)
-    assert wants(peer, last=6, commit=6)
-    peer.sent((), LogIndex(6), tick=0)
-    assert not wants(peer, last=6, commit=6)
+    assert not wants(peer, last=6, commit=5, tick=2)
+    assert not wants(peer, last=6, commit=6, tick=1)
+    assert wants(peer, last=6, commit=6, tick=2)
+    peer.sent((), LogIndex(6), tick=2)
+    assert not wants(peer, last=6, commit=6, tick=3)
 
 
 def test_a_commit_is_told_again_after_a_loss() -> None:

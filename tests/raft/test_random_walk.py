@@ -6,9 +6,13 @@ reaches fewer states than mixes that each leave something out. Run other seeds w
 the name of its test.
 """
 
+import hashlib
 import os
 import random
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -231,6 +235,17 @@ class Walk:
         )
 
 
+def trace(seed: int) -> str:
+    """A digest of everything that happened in a walk."""
+    walk = Walk(seed)
+    walk.run(EVENTS)
+    walk.recover()
+    digest = hashlib.sha256()
+    for node_id, server in walk.cluster.servers.items():
+        digest.update(repr((node_id, server.events, server.state)).encode())
+    return digest.hexdigest()
+
+
 REACHED: Counter[str] = Counter()
 
 
@@ -264,3 +279,23 @@ def test_the_walks_reached_what_matters() -> None:
     ):
         assert REACHED[name] > COUNT / 4, (name, REACHED)
     assert REACHED["Committed"] > 20 * COUNT
+
+
+def test_a_seed_is_the_same_walk_under_any_hash_seed() -> None:
+    """No order of a set or dict decides anything: the whole history is the same in two
+    processes that hash differently."""
+    program = "from tests.raft.test_random_walk import trace; print(trace(6))"
+    root = Path(__file__).resolve().parents[2]
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=root,
+            env=os.environ | {"PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for hash_seed in ("0", "1", "77")
+    }
+    assert len(digests) == 1
+    assert digests.pop().strip() == trace(6)

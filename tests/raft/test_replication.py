@@ -98,17 +98,28 @@ def test_commits_are_told_with_entries_or_alone_when_there_are_none() -> None:
     bench = leader()
     bench.raft.propose(b"x")
     bench.work()
-    told = of_kind(bench.acknowledge(2), AppendEntries)
+    assert bench.acknowledge(2) == []  # entries may follow in this tick
+    told = of_kind(bench.tick(), AppendEntries)
     assert [(m.to, m.entries, m.commit_index) for m in told] == [
         (2, (), 2),
         (3, (), 2),
     ]
-    assert bench.acknowledge(2, sender=3) == []
-    assert bench.work() == []
+    assert of_kind(bench.tick(), AppendEntries) == []
     bench.raft.propose(b"x")
     bench.raft.propose(b"x")
     bench.work()
-    assert bench.acknowledge(3) == []  # 4 is under way, and its commit will be told
+    bench.acknowledge(3)
+    assert of_kind(bench.tick(), AppendEntries) == []  # 4's commit will be told
+
+
+def test_under_load_a_commit_is_told_with_the_next_entries() -> None:
+    """One message a batch and peer, not two."""
+    bench = leader()
+    for index in range(2, 10):
+        bench.raft.propose(b"x")
+        appends = of_kind(bench.work(), AppendEntries)
+        assert {append.commit_index for append in appends} == {index - 1}
+        assert bench.acknowledge(index) == []
 
 
 def test_a_follower_commits_at_most_what_a_message_vouches_for() -> None:
