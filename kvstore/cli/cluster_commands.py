@@ -139,7 +139,7 @@ def cluster() -> None:
     default=30.0,
     show_default=True,
     metavar="SECONDS",
-    help="Give up if no leader serves by then.",
+    help="Give up if no leader serves, or a node does not follow, by then.",
 )
 @output_option
 def up(
@@ -153,8 +153,8 @@ def up(
 ) -> None:
     """Found a cluster, or start the nodes of one that are down.
 
-    Returns once a leader serves. Founding happens once: a second `up` starts what is
-    down, with the data that is there.
+    Returns once a leader serves and the others follow it. Founding happens once: a
+    second `up` starts what is down, with the data that is there.
     """
     try:
         local = LocalCluster.load(directory)
@@ -181,7 +181,10 @@ def up(
             )
     started = local.start()
     local.wait_for_leader(timeout_s)
-    status = local.status()
+    status = local.wait_caught_up(timeout_s)
+    for node in status.nodes:
+        if not node.serving:
+            note(f"Node {node.node_id} does not serve: it is {node.process}.")
     if output is OutputFormat.JSON:
         print_json({**_status_json(local, status), "started": list(started)})
         return
