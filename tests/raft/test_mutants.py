@@ -1,0 +1,280 @@
+"""The bugs of other implementations, put into ours: each must be caught by a test.
+
+A mutant is a change to one line or two of ``kvstore/raft``, made in a copy. The numbers
+(M01...) are used in comments of the core and its tests to say what a line is there for.
+A mutant that no longer applies fails too: the table follows the code.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    number: str
+    what: str
+    """What is broken, and who had it."""
+    file: str
+    old: str
+    new: str
+    killer: str
+    """``file::test``, without the ``test_`` of either."""
+
+
+MUTANTS = (
+    Mutant(
+        "M01",
+        "a vote leaves before its fsync (PySyncObj#84, robustmq#2039)",
+        "election.py",
+        "    core.persistence.send_when_durable(reply, LogIndex(0))",
+        "    core.messages.append(reply)",
+        "schedules::a_voter_that_forgot_its_unwritten_vote_had_not_given_it",
+    ),
+    Mutant(
+        "M03",
+        "stepping down within a term clears the vote (CCF#5891)",
+        "core.py",
+        "        self.votes = {}\n        self.set_leader(leader_id)",
+        "        self.vote = None\n        self.set_leader(leader_id)",
+        "schedules::a_candidate_that_steps_down_in_its_term_does_not_vote_again",
+    ),
+    Mutant(
+        "M04",
+        "repeated votes are counted (xraft#27)",
+        "quorum.py",
+        "            granted += vote\n",
+        "            granted += 2 * vote\n",
+        "election::a_repeated_vote_counts_once",
+    ),
+    Mutant(
+        "M05",
+        "answers to an earlier campaign are counted (little-raft#44)",
+        "election.py",
+        "if asked and reply.term == term:",
+        "if asked:",
+        "election::a_pre_vote_for_an_earlier_term_does_not_count",
+    ),
+    Mutant(
+        "M06",
+        "logs are compared by index alone (openraft a48a3282, hashicorp#95)",
+        "election.py",
+        "request.last_log < core.log.last_id:",
+        "request.last_log.index < core.log.last_id.index:",
+        "paper::a_voter_refuses_a_candidate_whose_log_is_behind",
+    ),
+    Mutant(
+        "M07",
+        "half of an even number is a quorum (hashicorp 163a55f)",
+        "quorum.py",
+        "return voters // 2 + 1",
+        "return (voters + 1) // 2",
+        "quorum::any_two_majorities_share_a_voter",
+    ),
+    Mutant(
+        "M08",
+        "a refused pre-vote hides the higher term (openraft#1796, etcd#8501)",
+        "election.py",
+        "    term = core.term\n    if refusal is not None:",
+        "    term = min(core.term, Term(request.term - 1))\n"
+        "    if refusal is not None:",
+        "election::long_logs_of_low_terms_win_over_high_terms_of_short_logs",
+    ),
+    Mutant(
+        "M09",
+        "no stickiness (etcd's TestDisruptiveFollower)",
+        "election.py",
+        "    if core.role is Role.LEADER:\n        return True\n    timer",
+        "    return False\n    timer",
+        "election::nobody_votes_within_t_of_hearing_a_leader",
+    ),
+    Mutant(
+        "M10",
+        "no CheckQuorum (etcd#11038)",
+        "replication.py",
+        "return active >= majority(len(core.voters))",
+        "return active >= 0",
+        "election::a_leader_without_a_quorum_steps_down_within_t",
+    ),
+    Mutant(
+        "M11",
+        "an old entry is committed by counting (Figure 8; logcabin#44, PySyncObj#169)",
+        "replication.py",
+        " and log.term(index) == core.term",
+        "",
+        "schedules::an_entry_of_an_earlier_term_is_not_committed_by_counting",
+    ),
+    Mutant(
+        "M12",
+        "a follower commits to its last index (scylla#9965, copycat#265)",
+        "replication.py",
+        "core.commit_to(min(message.commit_index, reaches))",
+        "core.commit_to(min(message.commit_index, core.log.last_index))",
+        "replication::a_follower_commits_at_most_what_a_message_vouches_for",
+    ),
+    Mutant(
+        "M13",
+        "the commit index may fall (PySyncObj#166)",
+        "core.py",
+        "if index > self.commit_index:",
+        "if index != self.commit_index:",
+        "replication::a_commit_index_never_falls",
+    ),
+    Mutant(
+        "M14",
+        "every append truncates (openraft 9540c904, CCF#5991)",
+        "replication.py",
+        "    first_new = log.first_conflict(entries)",
+        "    first_new = 0",
+        "replication::an_append_of_what_is_held_truncates_nothing",
+    ),
+    Mutant(
+        "M15",
+        "the last index is acknowledged (CCF#6016, RATIS-2605)",
+        "replication.py",
+        "            index=reaches,",
+        "            index=log.last_index,",
+        "replication::an_acknowledgement_names_what_the_message_proved",
+    ),
+    Mutant(
+        "M16",
+        "a hint counts as a match (CCF#5325)",
+        "progress.py",
+        "        self.next_index = LogIndex(max(retry_index, self.match_index) + 1)",
+        "        self.match_index = retry_index\n"
+        "        self.next_index = LogIndex(retry_index + 1)",
+        "replication::a_hint_raises_no_match",
+    ),
+    Mutant(
+        "M17",
+        "a stale acknowledgement moves the match (RaftOS#25, openraft cecb5de8)",
+        "progress.py",
+        "        if index < self.match_index:\n            return False\n",
+        "",
+        "progress::a_stale_acknowledgement_moves_nothing",
+    ),
+    Mutant(
+        "M18",
+        "an append is acknowledged before its fsync (NATS 2.12.1)",
+        "persistence.py",
+        "if index <= stable]",
+        "if index >= 0]",
+        "persistence::a_power_cut_loses_only_what_was_never_acknowledged",
+    ),
+    Mutant(
+        "M19",
+        "an append that brings nothing new skips the wait (yugabyte#32875)",
+        "replication.py",
+        "        reaches,\n    )",
+        "        reaches if log.has_unwritten else LogIndex(0),\n    )",
+        "schedules::duplicated_appends_during_a_slow_write_survive_a_power_cut",
+    ),
+    Mutant(
+        "M20",
+        "a leader counts its own unwritten entry (etcd#14370)",
+        "replication.py",
+        "matches.append(log.stable_index)",
+        "matches.append(log.last_index)",
+        "schedules::a_leader_that_crashes_with_an_unwritten_entry_had_not_committed_it",
+    ),
+    Mutant(
+        "M21",
+        "a write vouches for what replaced it (etcd's append_aba_race, openraft#1960)",
+        "log.py",
+        "        self.handed_out_index = min(self.handed_out_index, index)\n",
+        "",
+        "persistence::an_overwritten_write_is_not_counted",
+    ),
+    Mutant(
+        "M23",
+        "backtracking stops at a limit (openraft 6d53aa12)",
+        "progress.py",
+        "retry_index = min(retry_index, LogIndex(index - 1))",
+        "retry_index = max(retry_index, LogIndex(50))",
+        "replication::a_long_divergence_is_bridged",
+    ),
+    Mutant(
+        "M24",
+        "the window's bytes are not released (etcd e419ba5)",
+        "progress.py",
+        "        self._sent.clear()\n        self.bytes = 0",
+        "        self._sent.clear()",
+        "progress::a_refusal_in_the_pipeline_probes_from_the_match",
+    ),
+    Mutant(
+        "M24",
+        "a proposal's bytes are not refunded (etcd a370b6f)",
+        "core.py",
+        "            self.uncommitted_bytes -= charges.popleft()[1]",
+        "            charges.popleft()",
+        "replication::what_was_charged_is_refunded_exactly",
+    ),
+    Mutant(
+        "M45",
+        "a new leader reads before its first commit (etcd#7331, tikv#6340)",
+        "core.py",
+        "        self.term_committed = False",
+        "        self.term_committed = True",
+        "reads::a_new_leader_reads_after_its_first_commit",
+    ),
+    Mutant(
+        "M46",
+        "answers are not told apart by round (etcd-io/raft#397, etcd#20418)",
+        "reads.py",
+        "if number != self._round or number == 0:",
+        "if self._round == 0 or number == 0:",
+        "reads::answers_count_by_round_and_not_by_request",
+    ),
+    Mutant(
+        "boast",
+        "a request for votes leaves before the log that it tells of is durable",
+        "election.py",
+        "            core.persistence.send_when_durable(request, last.index)",
+        "            core.messages.append(request)",
+        "schedules::a_candidate_that_lost_what_it_boasted_of_is_not_elected",
+    ),
+    Mutant(
+        "late",
+        "an acknowledgement of an earlier term leaves after its entries were replaced",
+        "core.py",
+        "        self.persistence.drop_waiting()\n        self.set_leader(None)",
+        "        self.set_leader(None)",
+        "persistence::an_acknowledgement_of_an_earlier_term_is_never_sent_late",
+    ),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: f"{m.number}-{m.what[:40]}")
+def test_a_mutant_is_killed(mutant: Mutant, tmp_path: Path) -> None:
+    """The copy with the bug fails the test that is named for it."""
+    package = tmp_path / "kvstore"
+    shutil.copytree(ROOT / "kvstore" / "raft", package / "raft")
+    for name in ("__init__.py", "types.py", "errors.py"):
+        shutil.copy(ROOT / "kvstore" / name, package)
+    shutil.copytree(ROOT / "tests" / "raft", tmp_path / "tests" / "raft")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    path = package / "raft" / mutant.file
+    source = path.read_text()
+    assert source.count(mutant.old) == 1, "the mutant no longer applies"
+    path.write_text(source.replace(mutant.old, mutant.new))
+    file, _, test = mutant.killer.partition("::")
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"),
+            f"tests/raft/test_{file}.py::test_{test}",
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    # 1: tests ran, and some failed. Anything else is a mistake in the table.
+    assert result.returncode == 1, result.stdout + result.stderr
