@@ -185,6 +185,14 @@ def read_stat(pid: int) -> ProcessStat | None:
     )
 
 
+def machine_cpu_seconds() -> float:
+    """CPU time spent by everything on this machine since boot, interrupts included."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[1:9])
+    busy = user + nice + system + irq + softirq + steal
+    return busy / os.sysconf("SC_CLK_TCK")
+
+
 def read_boot_id() -> str:
     """Names this boot of the machine; process ids and start times hold within one."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

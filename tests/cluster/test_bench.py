@@ -126,6 +126,7 @@ def a_round(operations: int) -> Round:
         error_kinds=(),
         server_cpu_seconds=0.5,
         client_cpu_seconds=0.25,
+        other_cpu_seconds=0.0,
     )
 
 
@@ -171,6 +172,15 @@ def test_a_memory_filesystem_is_no_disk() -> None:
         scratch_directory("x-", parent=shared_memory),
     ):
         pass
+
+
+def test_a_missing_etcd_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(ClusterError) as caught:
+        put_bench.run(put_bench.Options(compare_etcd=True), put_bench.Reporter())
+    assert "kvstore[bench]" in caught.value.advice
 
 
 def bench(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:

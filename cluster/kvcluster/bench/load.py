@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from kvcluster.bench.statistics import percentile
+from kvcluster.process import machine_cpu_seconds
 
 Put = Callable[[bytes, bytes], Awaitable[object]]
 """Writes one key. Acknowledged if it returns anything but None."""
@@ -35,6 +36,8 @@ class Round:
     error_kinds: tuple[str, ...]
     server_cpu_seconds: float
     client_cpu_seconds: float
+    other_cpu_seconds: float
+    """Of everything else on the machine, interrupts included."""
 
     @property
     def ops_per_second(self) -> float:
@@ -113,11 +116,13 @@ class Load:
         bucket = self._bucket = _Bucket()
         server_before = self._server_cpu_seconds()
         client_before = time.process_time()
+        machine_before = machine_cpu_seconds()
         start = time.perf_counter()
         await _all_well_for(self._plan.round_s, workers)
         seconds = time.perf_counter() - start
         client_cpu = time.process_time() - client_before
         server_cpu = self._server_cpu_seconds() - server_before
+        machine_cpu = machine_cpu_seconds() - machine_before
         # What comes in from here on belongs to the next round.
         self._bucket = _Bucket()
         latencies = sorted(bucket.latencies_s)
@@ -131,6 +136,8 @@ class Load:
             error_kinds=tuple(sorted(bucket.errors)),
             server_cpu_seconds=server_cpu,
             client_cpu_seconds=client_cpu,
+            # The readings differ by clock ticks, so never quite zero.
+            other_cpu_seconds=max(0.0, machine_cpu - client_cpu - server_cpu),
         )
 
     async def _work(self) -> None:

@@ -94,6 +94,11 @@ class Summary:
         return sum(each.client_cpu_seconds for each in self.rounds)
 
     @property
+    def other_cpu_seconds(self) -> float:
+        """Of everything else on the machine: much of it spoils a measurement."""
+        return sum(each.other_cpu_seconds for each in self.rounds)
+
+    @property
     def server_us_per_put(self) -> float:
         return self.server_cpu_seconds / max(1, self.operations) * 1e6
 
@@ -110,6 +115,7 @@ class Summary:
             "errors": self.errors,
             "server_cpu_seconds": round(self.server_cpu_seconds, 2),
             "client_cpu_seconds": round(self.client_cpu_seconds, 2),
+            "other_cpu_seconds": round(self.other_cpu_seconds, 2),
             "server_us_per_put": round(self.server_us_per_put, 1),
             "client_us_per_put": round(self.client_us_per_put, 1),
             "rounds": [_round_json(each) for each in self.rounds],
@@ -332,6 +338,7 @@ def _round_json(each: Round) -> dict[str, Json]:
         "error_kinds": list(each.error_kinds),
         "server_cpu_seconds": round(each.server_cpu_seconds, 2),
         "client_cpu_seconds": round(each.client_cpu_seconds, 3),
+        "other_cpu_seconds": round(each.other_cpu_seconds, 2),
     }
 
 

@@ -107,7 +107,8 @@ def _sentences(report: put.Report) -> Iterator[str]:
             f"{report.options.nodes} nodes), "
             f"{_share(summary, summary.client_cpu_seconds):.0%} in the client "
             f"({summary.client_us_per_put:.0f} µs a put), "
-            f"{max(0.0, 1 - _busy(summary)):.0%} idle, in the kernel or elsewhere."
+            f"{_share(summary, summary.other_cpu_seconds):.0%} in other processes and "
+            f"interrupts, {max(0.0, 1 - _busy(summary)):.0%} idle (waiting for disks)."
         )
     for each in report.depths:
         ratio = report.ratio(each)
@@ -128,7 +129,8 @@ def _share(summary: put.Summary, cpu_seconds: float) -> float:
 
 
 def _busy(summary: put.Summary) -> float:
-    return _share(summary, summary.server_cpu_seconds + summary.client_cpu_seconds)
+    ours = summary.server_cpu_seconds + summary.client_cpu_seconds
+    return _share(summary, ours + summary.other_cpu_seconds)
 
 
 @contextmanager
