@@ -5,10 +5,10 @@ changes nothing here.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from kvstore.errors import Busy, ProposalDropped, Unavailable
+from kvstore.errors import Busy, DeadlineExceeded, ProposalDropped, Unavailable
 from kvstore.raft.messages import EntryId
 from kvstore.types import LogIndex, NodeId, Term, Ticket
 
@@ -172,6 +172,56 @@ class ForwardedBatch:
     term: Term
 
 
+class ForwardedWrites:
+    """Batches passed to a leader and not answered yet, bounded like those that wait.
+
+    The numbers they travel under start at random: what a leader answers to an earlier
+    life of this process must not pass for the answer to a new write.
+    """
+
+    def __init__(self, *, first_number: int, count_max: int, bytes_max: int) -> None:
+        self._last_number = first_number
+        self._by_number: dict[int, ForwardedBatch] = {}
+        self._count_max = count_max
+        self._bytes_max = bytes_max
+        self._count = 0
+        self._bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._by_number)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another batch may leave; what may not waits in front."""
+        return self._count < self._count_max and self._bytes < self._bytes_max
+
+    def add(self, batch: Batch, leader: NodeId, term: Term) -> int:
+        """The number that the answer will carry."""
+        self._last_number += 1
+        self._by_number[self._last_number] = ForwardedBatch(batch, leader, term)
+        self._count += batch.count
+        self._bytes += len(batch.writes)
+        return self._last_number
+
+    def answered(self, number: int, sender: NodeId) -> Batch | None:
+        """Take out what ``sender`` answers; None if it was not asked, or no more."""
+        forwarded = self._by_number.get(number)
+        if forwarded is None or forwarded.leader != sender:
+            return None
+        return self._pop(number)
+
+    def take(self, gone: Callable[[ForwardedBatch], bool]) -> list[Batch]:
+        """Take out batches of which nobody can say any more what becomes of them."""
+        numbers = [n for n, f in self._by_number.items() if gone(f)]
+        return [self._pop(number) for number in numbers]
+
+    def _pop(self, number: int) -> Batch:
+        batch = self._by_number.pop(number).batch
+        self._count -= batch.count
+        self._bytes -= len(batch.writes)
+        return batch
+
+
 @dataclass(slots=True)
 class ReadRound:
     """Reads that one ``read_index`` call is to confirm."""
@@ -194,6 +244,9 @@ class WaitingReads:
 
     count_max: int
     fresh: list[WaitingRead] = field(default_factory=list)
+    refused: list[WaitingRead] = field(default_factory=list)
+    """Asked for in vain. They wait for the next tick: to ask whom one believes to lead,
+    and who does not, again at once would go on as fast as the network can."""
     rounds: dict[int, ReadRound] = field(default_factory=dict)
     confirmed: list[tuple[LogIndex, ReadRound]] = field(default_factory=list)
 
@@ -207,10 +260,16 @@ class WaitingReads:
             )
         self.fresh.append(read)
 
-    def ask_again(self, request_id: int) -> None:
-        """A round failed: its reads wait for another."""
+    def round_failed(self, request_id: int) -> None:
+        """Its reads wait for another."""
         if (failed := self.rounds.pop(request_id, None)) is not None:
-            self.fresh[:0] = failed.reads
+            self.refused += failed.reads
+
+    def ask_again(self) -> None:
+        """A tick passed: reads that were asked for in vain may be asked for anew."""
+        if self.refused:
+            self.fresh[:0] = self.refused
+            self.refused = []
 
     def overdue(self, asked_before: int) -> list[int]:
         return [
@@ -231,16 +290,15 @@ class WaitingReads:
 
     def take_unconfirmed(self) -> list[WaitingRead]:
         """Take out every read that still needs a leader."""
-        taken = self.fresh + [
-            r for _, g in sorted(self.rounds.items()) for r in g.reads
-        ]
-        self.fresh = []
+        asked = [read for _, g in sorted(self.rounds.items()) for read in g.reads]
+        taken = self.fresh + self.refused + asked
+        self.fresh, self.refused = [], []
         self.rounds.clear()
         return taken
 
     def expire(self, tick: int) -> list[WaitingRead]:
         expired: list[WaitingRead] = []
-        groups = [self.fresh, *(r.reads for r in self.rounds.values())]
+        groups = [self.fresh, self.refused, *(r.reads for r in self.rounds.values())]
         groups += [r.reads for _, r in self.confirmed]
         for reads in groups:
             late = [read for read in reads if read.deadline_tick <= tick]
@@ -251,13 +309,23 @@ class WaitingReads:
 
     def _count(self) -> int:
         asked = [*self.rounds.values(), *(r for _, r in self.confirmed)]
-        return len(self.fresh) + sum(len(r.reads) for r in asked)
+        return len(self.fresh) + len(self.refused) + sum(len(r.reads) for r in asked)
 
 
-def not_taken(what: str) -> Unavailable:
-    """The error of a request that never left: it waited for a leader in vain."""
-    return Unavailable(
-        f"no leader took the {what} in time; it was not applied, try again"
+def not_taken() -> Unavailable:
+    """The error of a write that never left: it waited for a leader in vain."""
+    return Unavailable("no leader took the write in time; it was not applied")
+
+
+def not_confirmed() -> Unavailable:
+    """The error of a read that nobody confirmed in time."""
+    return Unavailable("no leader confirmed the read in time; try again")
+
+
+def not_answered() -> DeadlineExceeded:
+    """The error of a write that was passed on, and about which nothing came back."""
+    return DeadlineExceeded(
+        "the leader did not answer in time; the write may have been applied"
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kvstore.errors import (
     Busy,
+    InvalidRequest,
     KVStoreError,
     LeadershipLost,
     NotLeader,
@@ -19,7 +20,7 @@ from kvstore.errors import (
     Unavailable,
 )
 from kvstore.pb import kv_pb2
-from kvstore.raft.messages import Entry, EntryId, Message
+from kvstore.raft.messages import AppendEntries, Entry, EntryId, Heartbeat, Message
 from kvstore.raft.node import RaftNode
 from kvstore.raft.ready import Ready
 from kvstore.replica.effects import (
@@ -32,18 +33,25 @@ from kvstore.replica.effects import (
     Send,
 )
 from kvstore.replica.interfaces import LogStorage
-from kvstore.replica.messages import ForwardReply, ForwardWrites, PeerMessage
+from kvstore.replica.messages import (
+    ForwardReply,
+    ForwardWrites,
+    PeerMessage,
+    check_forwarded,
+)
 from kvstore.replica.options import ReplicaOptions
 from kvstore.replica.proposals import (
     Batch,
     Forwarded,
-    ForwardedBatch,
+    ForwardedWrites,
     ProposedWrites,
     ReadRound,
     WaitingRead,
     WaitingReads,
     WaitingWrites,
     leaderless,
+    not_answered,
+    not_confirmed,
     not_taken,
     overwritten,
 )
@@ -85,14 +93,18 @@ class Replica:
         self._tick = 0
         self._led_tick = 0
         self._handed_out = applied_index
-        self._last_request_id = 0
+        self._last_read_id = 0
         self._waiting = WaitingWrites(
             count_max=options.waiting_writes_max,
             bytes_max=options.waiting_write_bytes_max,
         )
         self._proposed = ProposedWrites()
-        self._forwarded: dict[int, ForwardedBatch] = {}
-        self._unheard: set[NodeId] = set()
+        self._forwarded = ForwardedWrites(
+            first_number=random.getrandbits(62),
+            count_max=options.waiting_writes_max,
+            bytes_max=options.waiting_write_bytes_max,
+        )
+        self._doubted: set[NodeId] = set()
         self._reads = WaitingReads(options.waiting_reads_max)
         self._after_persist: dict[ReadyNumber, tuple[Message, ...]] = {}
         self._compaction_pending = compaction_pending
@@ -109,10 +121,10 @@ class Replica:
         self._expire()
 
     def receive(self, messages: Iterable[PeerMessage]) -> None:
-        unheard = self._unheard
+        doubted = self._doubted
         for message in messages:
-            if unheard:
-                unheard.discard(message.sender)
+            if doubted and isinstance(message, Heartbeat | AppendEntries):
+                doubted.discard(message.sender)
             match message:
                 case ForwardWrites():
                     self._receive_forward(message)
@@ -170,9 +182,9 @@ class Replica:
     def peer_disconnected(self, peer: NodeId) -> None:
         """The connection to or from a peer closed."""
         self.raft.peer_disconnected(peer)
-        self._unheard.add(peer)
-        gone = [i for i, f in sorted(self._forwarded.items()) if f.leader == peer]
-        self._fail_forwarded(gone, f"the connection to leader {peer} broke")
+        self._doubted.add(peer)
+        gone = self._forwarded.take(lambda forwarded: forwarded.leader == peer)
+        self._fail_all(gone, self._lost(f"the connection to leader {peer} broke"))
 
     def poll(self) -> list[Effect]:
         """Decide on everything noted so far. Cheap when nothing was."""
@@ -203,7 +215,7 @@ class Replica:
             self._apply(ready.committed_entries)
         for state in ready.read_states:
             if state.rejected:
-                self._reads.ask_again(state.request_id)
+                self._reads.round_failed(state.request_id)
             elif (group := self._reads.rounds.pop(state.request_id, None)) is not None:
                 self._reads.confirmed.append((state.index, group))
 
@@ -231,13 +243,14 @@ class Replica:
                 self._compaction_pending = False
                 self._propose([])
         elif self._waiting and (leader := raft.leader_id) is not None:
-            if leader in self._unheard:
-                # Its connection broke and nothing came from it since. A write passed
-                # to a dead leader would have an unknown outcome; one that waits for
-                # the next leader, which is near, has none.
+            if leader in self._doubted:
+                # Its connection broke, or it said that it does not lead, and it has not
+                # led since. A write passed to a dead leader would have an unknown
+                # outcome; one that waits for the next leader, which is near, has none.
                 return
-            for batch in self._waiting.take(self._options.waiting_write_bytes_max):
-                self._forward(batch, leader)
+            while self._waiting and self._forwarded.has_room:
+                for batch in self._waiting.take(self._options.entry_bytes_max):
+                    self._forward(batch, leader)
 
     def _propose(self, batches: list[Batch]) -> None:
         data = b"".join([batch.writes for batch in batches]) or COMPACTION_STEP
@@ -258,13 +271,10 @@ class Replica:
             error = NotLeader("this node no longer leads", leader_id=leader)
             self._fail(batch, error)
             return
-        self._last_request_id += 1
-        request_id = self._last_request_id
-        self._forwarded[request_id] = ForwardedBatch(batch, leader, self.raft.term)
         message = ForwardWrites(
             sender=self._node_id,
             to=leader,
-            request_id=request_id,
+            request_id=self._forwarded.add(batch, leader, self.raft.term),
             writes=batch.writes,
             count=batch.count,
         )
@@ -280,20 +290,21 @@ class Replica:
             self._fail(batch, error)
             return
         try:
+            check_forwarded(message)
             self._waiting.add(batch)
-        except Busy as error:
+        except (InvalidRequest, Busy) as error:
             self._fail(batch, error)
 
     def _receive_forward_reply(self, message: ForwardReply) -> None:
-        forwarded = self._forwarded.get(message.request_id)
-        if forwarded is None or forwarded.leader != message.sender:
+        batch = self._forwarded.answered(message.request_id, message.sender)
+        if batch is None:
             return
-        del self._forwarded[message.request_id]
-        batch, error = forwarded.batch, message.error
+        error = message.error
         if error is None:
             self._answer(batch, message.results, message.revision)
-        elif isinstance(error, NotLeader) and batch.deadline_tick > self._tick:
+        elif isinstance(error, NotLeader):
             # Definitely not applied: it waits here for the next leader.
+            self._doubted.add(message.sender)
             self._waiting.put_back([batch])
         else:
             self._fail(batch, error)
@@ -304,11 +315,10 @@ class Replica:
         reads = self._reads
         if not reads.fresh or self.raft.leader_id is None:
             return
-        self._last_request_id += 1
-        request_id = self._last_request_id
-        reads.rounds[request_id] = ReadRound(reads.fresh, self._tick)
+        self._last_read_id += 1
+        reads.rounds[self._last_read_id] = ReadRound(reads.fresh, self._tick)
         reads.fresh = []
-        self.raft.read_index(request_id)
+        self.raft.read_index(self._last_read_id)
 
     def _release_reads(self) -> None:
         for index, group in self._reads.take_ready(self._handed_out):
@@ -327,19 +337,23 @@ class Replica:
             self._orphan_deadline = self._tick + self._options.orphan_ticks
 
     def _expire(self) -> None:
-        for batch in self._waiting.expire(self._tick):
-            self._fail(batch, not_taken("write"))
-        for read in self._reads.expire(self._tick):
-            self._effects.append(Fail(read.ticket, not_taken("read")))
-        retry_before = self._tick - self._options.read_retry_ticks
+        tick = self._tick
+        self._fail_all(self._waiting.expire(tick), not_taken())
+        # A message can be lost while the leader stays, and its connection too.
+        late = self._forwarded.take(lambda f: f.batch.deadline_tick <= tick)
+        self._fail_all(late, not_answered())
+        for read in self._reads.expire(tick):
+            self._effects.append(Fail(read.ticket, not_confirmed()))
+        retry_before = tick - self._options.read_retry_ticks
         for request_id in self._reads.overdue(retry_before):
-            self._reads.ask_again(request_id)
-        if self._orphan_deadline is not None and self._tick >= self._orphan_deadline:
+            self._reads.round_failed(request_id)
+        self._reads.ask_again()
+        if self._orphan_deadline is not None and tick >= self._orphan_deadline:
             self._orphan_deadline = None
             self._give_up_orphans()
         if self.raft.leader_id is not None:
-            self._led_tick = self._tick
-        elif self._tick - self._led_tick >= self._options.leaderless_patience_ticks:
+            self._led_tick = tick
+        elif tick - self._led_tick >= self._options.leaderless_patience_ticks:
             self._refuse_leaderless()
 
     def _refuse_leaderless(self) -> None:
@@ -354,14 +368,9 @@ class Replica:
         """Writes of earlier terms that nothing has decided: say that nobody knows."""
         term = self.raft.term
         before = term if self.raft.is_leader else type(term)(term + 1)
-        self._fail_all(self._proposed.orphans(before), self._lost("the leader changed"))
-        gone = [i for i, f in sorted(self._forwarded.items()) if f.term < term]
-        self._fail_forwarded(gone, "the leader changed")
-
-    def _fail_forwarded(self, request_ids: list[int], why: str) -> None:
-        for request_id in request_ids:
-            batch = self._forwarded.pop(request_id).batch
-            self._fail(batch, self._lost(why))
+        gone = self._proposed.orphans(before)
+        gone += self._forwarded.take(lambda forwarded: forwarded.term < term)
+        self._fail_all(gone, self._lost("the leader changed"))
 
     @staticmethod
     def _lost(why: str) -> OutcomeUnknown:
@@ -414,8 +423,8 @@ class Replica:
         for read in self._reads.expire(1 << 62):
             self._effects.append(Fail(read.ticket, stopping))
         everything = type(self.raft.term)(self.raft.term + 1)
-        why = "the node stopped"
-        self._fail_all(self._proposed.orphans(everything), self._lost(why))
-        self._fail_forwarded(sorted(self._forwarded), why)
+        in_flight = self._proposed.orphans(everything)
+        in_flight += self._forwarded.take(lambda _: True)
+        self._fail_all(in_flight, self._lost("the node stopped"))
         effects, self._effects = self._effects, []
         return effects
