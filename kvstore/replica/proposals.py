@@ -136,10 +136,14 @@ class ProposedWrites:
         return replaced.batches if replaced is not None else []
 
     def groups(self, entry: EntryId) -> tuple[int, ...]:
-        """Commands of each awaiting request in a committed entry."""
+        """Commands of each awaiting request in a committed entry.
+
+        What it overwrote was taken out before.
+        """
         proposed = self._by_index.get(entry.index)
-        if proposed is None or proposed.term != entry.term:
+        if proposed is None:
             return ()
+        assert proposed.term == entry.term
         return tuple([batch.count for batch in proposed.batches])
 
     def take_overwritten(self, committed: list[EntryId]) -> list[Batch]:

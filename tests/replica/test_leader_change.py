@@ -91,6 +91,18 @@ def test_a_write_that_its_own_leader_commits_in_a_later_term_is_answered() -> No
     assert cluster.results(ticket)[0].put.revision == 1
 
 
+def test_a_leaders_own_writes_are_no_orphans_of_the_change_before() -> None:
+    cluster, _ = cut_off_with_a_write()
+    cluster.heal()
+    cluster.elect(1)
+    cluster.shells[NodeId(1)].slow_disk = True
+    new = cluster.submit(1, put("b"))
+    cluster.tick_all(2 * ORPHAN)
+    assert new not in cluster.answers
+    cluster.fsync(1)
+    assert cluster.results(new)
+
+
 def test_a_write_waiting_for_the_log_outlives_the_leader_change() -> None:
     """It never left: nothing about it is unknown, and the next leader gets it."""
     cluster = led_by(1)
