@@ -6,6 +6,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kvstore.client.asynchronous import AsyncClient as AsyncClient
     from kvstore.client.blocking import Client as Client
+    from kvstore.client.results import CompactResult as CompactResult
+    from kvstore.client.results import DeleteResult as DeleteResult
+    from kvstore.client.results import KeyValue as KeyValue
+    from kvstore.client.results import MemberAddress as MemberAddress
+    from kvstore.client.results import NodeStatus as NodeStatus
+    from kvstore.client.results import PutResult as PutResult
+    from kvstore.client.results import RangeResult as RangeResult
+    from kvstore.client.results import ResponseHeader as ResponseHeader
+    from kvstore.client.results import TxnResult as TxnResult
+    from kvstore.client.transactions import Compare as Compare
+    from kvstore.client.transactions import Op as Op
     from kvstore.config import Config as Config
     from kvstore.embedded import open as open  # noqa: A004 - as of a file
     from kvstore.embedded import open_async as open_async
@@ -37,8 +48,19 @@ if TYPE_CHECKING:
 _HOMES = {
     "AsyncClient": "kvstore.client.asynchronous",
     "Client": "kvstore.client.blocking",
+    "CompactResult": "kvstore.client.results",
+    "Compare": "kvstore.client.transactions",
     "Config": "kvstore.config",
+    "DeleteResult": "kvstore.client.results",
+    "KeyValue": "kvstore.client.results",
+    "MemberAddress": "kvstore.client.results",
     "Node": "kvstore.server.node",
+    "NodeStatus": "kvstore.client.results",
+    "Op": "kvstore.client.transactions",
+    "PutResult": "kvstore.client.results",
+    "RangeResult": "kvstore.client.results",
+    "ResponseHeader": "kvstore.client.results",
+    "TxnResult": "kvstore.client.results",
     "found": "kvstore.founding",
     "new_cluster_id": "kvstore.founding",
     "open": "kvstore.embedded",
@@ -75,26 +97,37 @@ __all__ = [
     "Busy",
     "Client",
     "Closed",
+    "CompactResult",
     "Compacted",
+    "Compare",
     "Config",
     "ConfigError",
     "CorruptionError",
     "DamagedDirectory",
     "DataDirectoryError",
     "DeadlineExceeded",
+    "DeleteResult",
     "DirectoryLocked",
     "DirectoryNotFounded",
     "ForeignDirectory",
     "FutureRevision",
     "InvalidRequest",
     "KVStoreError",
+    "KeyValue",
     "LeadershipLost",
+    "MemberAddress",
     "NewerFormat",
     "Node",
+    "NodeStatus",
     "NotLeader",
+    "Op",
     "OutcomeUnknown",
     "ProposalDropped",
+    "PutResult",
+    "RangeResult",
     "RequestTooLarge",
+    "ResponseHeader",
+    "TxnResult",
     "Unavailable",
     "found",
     "new_cluster_id",

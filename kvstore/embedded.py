@@ -1,76 +1,176 @@
-"""One durable node inside the process: no network, the same operations."""
+"""One durable node inside the process: no network, the same operations.
+
+A store must not be used across ``os.fork``: a child has none of its threads, and LMDB
+forbids it. Worse, a child that goes on running holds the lock of the data directory
+even after its parent closed the store. Start such processes before opening, or with
+``subprocess`` or the multiprocessing method ``spawn``.
+"""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from os import PathLike
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
-from kvstore.client.blocking import Blocking
-from kvstore.client.operations import Operations, Pending
+from kvstore.client.asynchronous import TIMEOUT_S, AsyncClient
+from kvstore.client.blocking import Client
+from kvstore.client.transport import Done
 from kvstore.config import Config
-from kvstore.pb import kv_pb2
+from kvstore.errors import (
+    Closed,
+    ConfigError,
+    ForeignDirectory,
+    OutcomeUnknown,
+)
+from kvstore.pb import cluster_pb2, kv_pb2
 from kvstore.server.founding import found_alone_if_empty
 from kvstore.server.node import Node
+from kvstore.server.status import node_status
 
 
-class AsyncStore(Operations):
-    """An embedded node's operations. Use as ``async with kvstore.open_async(path)``."""
+class NodeTransport:
+    """A :class:`~kvstore.client.transport.Transport` to a running node in this process.
 
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._node = Node(Config(data_dir=path, network=False))
-        self._path = path
+    It does not own the node. When the node stops, by itself or not, everything in
+    flight is answered, and everything later refused at once.
+    """
 
-    async def __aenter__(self) -> Self:
-        """Open the store, founding it if the directory is empty.
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._watching: asyncio.Future[None] | None = None
+        self._over: Closed | None = None
+        self._in_flight: dict[asyncio.Task[kv_pb2.OperateResponse], Done] = {}
 
-        Raises:
-            DataDirectoryError, CorruptionError: the message says what to do.
-        """
-        await asyncio.to_thread(found_alone_if_empty, self._path)
-        await self._node.__aenter__()
-        return self
+    @property
+    def recovers(self) -> bool:
+        return False
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
+    @property
+    def ready(self) -> bool:
+        return self._watching is not None
+
+    @property
+    def trouble(self) -> str:
+        return "the node was not asked yet"
+
+    async def connect(self) -> None:
+        if self._watching is None:
+            self._watching = asyncio.ensure_future(self._node.wait_closed())
+            self._watching.add_done_callback(self._node_stopped)
+
+    def send(self, request: kv_pb2.OperateRequest, done: Done) -> None:
+        if self._over is not None:
+            done(None, self._over)
+            return
+        task = asyncio.create_task(self._node.operate(request))
+        self._in_flight[task] = done
+        task.add_done_callback(self._answered)
+
+    def _answered(self, task: asyncio.Task[kv_pb2.OperateResponse]) -> None:
+        done = self._in_flight.pop(task, None)
+        if done is None:
+            return  # answered already: it was given up
+        if task.cancelled() or (error := task.exception()) is not None:
+            done(None, OutcomeUnknown("the node dropped the request"))
+            if not task.cancelled() and error is not None:
+                raise error  # our bug: the loop's exception handler is told
+            return
+        done(task.result(), None)
+
+    def _node_stopped(self, watching: asyncio.Future[None]) -> None:
+        if watching.cancelled():
+            return
+        failure = watching.exception()
+        if failure is None:
+            self._end("the node was closed", None)
+        else:
+            said = f"{type(failure).__name__}: {failure}"
+            self._end(f"the node failed and stopped ({said})", failure)
+
+    def _end(self, why: str, cause: BaseException | None) -> None:
+        self._over = Closed(f"{why}; nothing was applied")
+        self._over.__cause__ = cause
+        in_flight, self._in_flight = self._in_flight, {}
+        for task, done in in_flight.items():
+            unknown = OutcomeUnknown(f"{why} with the request in flight")
+            unknown.__cause__ = cause
+            done(None, unknown)
+            task.cancel()
+
+    async def status(
+        self, endpoint: str | None, timeout_s: float
+    ) -> cluster_pb2.StatusResponse:
+        del timeout_s  # it answers at once
+        if endpoint is not None:
+            raise ConfigError(f"no connection to {endpoint}: this node is in-process")
+        if self._over is not None:
+            raise self._over
+        return node_status(self._node)
 
     async def close(self) -> None:
-        """Stop the node. What was acknowledged is durable, closed or not."""
-        self._closed = True
-        await self._node.close()
-
-    def _dispatch(self, request: kv_pb2.OperateRequest, group: list[Pending]) -> None:
-        for pending in group:
-            pending.left = True
-        waiting = asyncio.ensure_future(self._node.operate(request))
-        waiting.add_done_callback(lambda done: self._settle(group, done.result(), None))
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+        if self._over is None:
+            self._end("it was closed", None)
 
 
-def open_async(path: str | Path) -> AsyncStore:
-    """A durable store in directory ``path``, for asyncio."""
-    return AsyncStore(Path(path))
+@asynccontextmanager
+async def open_async(
+    data_dir: str | PathLike[str] | Config, *, timeout_s: float = TIMEOUT_S
+) -> AsyncIterator[AsyncClient]:
+    """A durable store in a directory, for asyncio: founded there if there is none.
+
+    ::
+
+        async with kvstore.open_async("data") as store:
+            await store.put("key", "value")
+
+    A ``Config`` instead of the directory sets limits and the like; what it says of a
+    network has to be left alone. What was acknowledged is on disk, whether or not the
+    store is closed. Opening blocks no event loop. Not to be used across ``os.fork``.
+
+    Raises:
+        DirectoryLocked: it is open already, here or in another process.
+        DataDirectoryError, CorruptionError: the message says what to do.
+        ConfigError: a setting makes no sense here.
+    """
+    config = _config(data_dir)
+    await asyncio.to_thread(found_alone_if_empty, config.data_dir)
+    async with Node(config) as node:
+        if len(node.stores.members) > 1:
+            raise ForeignDirectory(
+                f"{config.data_dir} belongs to a member of a cluster of "
+                f"{len(node.stores.members)}: run it with kvstore.Node or `kvstore run`"
+            )
+        transport = NodeTransport(node)
+        async with AsyncClient(transport=transport, timeout_s=timeout_s) as client:
+            yield client
 
 
-def open(path: str | Path) -> Blocking:  # noqa: A001 - as of a file
-    """A durable store in directory ``path``, blocking, usable from any thread.
+def open(  # noqa: A001 - as of a file
+    data_dir: str | PathLike[str] | Config, *, timeout_s: float = TIMEOUT_S
+) -> Client:
+    """A durable store in a directory, blocking: founded there if there is none.
 
     ::
 
         with kvstore.open("data") as store:
             store.put("key", "value")
 
-    Raises:
-        DataDirectoryError, CorruptionError: the message says what to do.
+    Any thread may use it. Otherwise as :func:`open_async`, which see.
     """
+    config = _config(data_dir)
+    return Client.holding(lambda: open_async(config, timeout_s=timeout_s))
 
-    async def make() -> tuple[Operations, Callable[[], Any]]:
-        store = await open_async(path).__aenter__()
-        return store, store.close
 
-    return Blocking(make)
+def _config(data_dir: str | PathLike[str] | Config) -> Config:
+    if not isinstance(data_dir, Config):
+        return Config(data_dir=Path(data_dir), network=False)
+    if data_dir.listen is not None or data_dir.peer_addresses:
+        raise ConfigError(
+            "an embedded store has no network: leave listen and peer_addresses out, "
+            "or run a kvstore.Node"
+        )
+    return replace(data_dir, network=False)

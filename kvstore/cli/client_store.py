@@ -1,18 +1,20 @@
-"""A :class:`~kvstore.cli.store.Store` over the asyncio client."""
+"""A :class:`~kvstore.cli.store.Store` over a client's pipeline."""
 
 from types import TracebackType
 from typing import Self
 
 from kvstore.cli.options import Connection
-from kvstore.client.asynchronous import AsyncClient
+from kvstore.client.cluster import ClusterTransport
+from kvstore.client.pipeline import Pipeline
 from kvstore.pb import kv_pb2
 
 
 class ClientStore:
-    """One client for the life of a command."""
+    """One client for the life of a command: what travels, without the typed face."""
 
     def __init__(self, connection: Connection) -> None:
-        self._client = AsyncClient(connection.endpoints, timeout_s=connection.timeout_s)
+        transport = ClusterTransport(connection.endpoints)
+        self._pipeline = Pipeline(transport, timeout_s=connection.timeout_s)
 
     async def __aenter__(self) -> Self:
         return self
@@ -23,39 +25,32 @@ class ClientStore:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._client.close()
+        await self._pipeline.close()
 
     async def put(self, request: kv_pb2.Put) -> kv_pb2.PutResult:
         """Write a key."""
-        return await self._client.put(
-            request.key, request.value, prev_kv=request.prev_kv
-        )
+        result, _ = await self._pipeline.write(kv_pb2.Command(put=request))
+        return result.put
 
     async def delete_range(
         self, request: kv_pb2.DeleteRange
     ) -> kv_pb2.DeleteRangeResult:
         """Delete keys."""
-        return await self._client.delete(
-            request.key, request.range_end, prev_kv=request.prev_kv
-        )
+        command = kv_pb2.Command(delete_range=request)
+        result, _ = await self._pipeline.write(command)
+        return result.delete_range
 
     async def txn(self, request: kv_pb2.Txn) -> kv_pb2.TxnResult:
         """Run a transaction."""
-        return await self._client.txn(request.compare, request.success, request.failure)
+        result, _ = await self._pipeline.write(kv_pb2.Command(txn=request))
+        return result.txn
 
     async def compact(self, request: kv_pb2.Compact) -> kv_pb2.CompactResult:
         """Give up history."""
-        return await self._client.compact(request.revision)
+        result, _ = await self._pipeline.write(kv_pb2.Command(compact=request))
+        return result.compact
 
     async def range(self, request: kv_pb2.Range) -> kv_pb2.RangeResult:
         """Read a range."""
-        return await self._client.range(
-            request.key,
-            request.range_end,
-            limit=request.limit,
-            revision=request.revision,
-            keys_only=request.keys_only,
-            count_only=request.count_only,
-            sort_by=request.sort_target,
-            descending=request.sort_order == kv_pb2.Range.DESCEND,
-        )
+        result, _ = await self._pipeline.read(request)
+        return result.range

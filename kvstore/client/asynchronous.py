@@ -1,40 +1,76 @@
-"""The asyncio client of a cluster: several endpoints, one stream, failover."""
+"""The asyncio face of a store, whatever carries its requests."""
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
-from kvstore.client.operations import TIMEOUT_S, Operations, Pending
-from kvstore.client.stream import OperateStream, Patience
-from kvstore.errors import ConfigError, KVStoreError, Unavailable
+from kvstore.client.cluster import ClusterTransport
+from kvstore.client.keys import Text, span, to_bytes
+from kvstore.client.pipeline import Pipeline
+from kvstore.client.results import (
+    CompactResult,
+    DeleteResult,
+    KeyValue,
+    NodeStatus,
+    PutResult,
+    RangeResult,
+    TxnResult,
+    compact_from_pb,
+    delete_from_pb,
+    pair_from_pb,
+    put_from_pb,
+    range_from_pb,
+    status_from_pb,
+)
+from kvstore.client.scan import SCAN_PAGE_PAIRS_MAX, Scan
+from kvstore.client.transactions import (
+    Compare,
+    Op,
+    SortBy,
+    range_to_pb,
+    txn_from_pb,
+    txn_to_pb,
+)
+from kvstore.client.transport import Transport
+from kvstore.errors import ConfigError
 from kvstore.pb import kv_pb2
 
+TIMEOUT_S = 10.0
+"""Default patience of one operation."""
 
-class AsyncClient(Operations):
-    """Operations on a cluster; any node takes them.
 
-    Fails over between endpoints by itself. A write that may have been applied is never
-    repeated: its caller gets ``OutcomeUnknown``.
+class AsyncClient:
+    """Operations on a store: on a cluster, of which any node takes them.
+
+    Keys and values are bytes, or text, which is UTF-8. Callers that wait at the same
+    time share requests, so run many at once. The client connects when it is first used,
+    and fails over between ``endpoints`` by itself.
+
+    Every operation raises
+
+    - :class:`~kvstore.errors.OutcomeUnknown` if a write may have been applied. The
+      client never repeats such a write: read before you write again;
+    - another :class:`~kvstore.errors.KVStoreError` if it was certainly not applied.
+
+    ``timeout_s`` bounds one operation with everything in it: connecting, waiting for a
+    leader, trying again. Cancelling a task that waits for a write does not take the
+    write back.
+
+    ``transport`` carries the requests instead of connections to ``endpoints``.
     """
 
     def __init__(
         self,
-        endpoints: Sequence[str],
+        endpoints: str | Sequence[str] = (),
         *,
         timeout_s: float = TIMEOUT_S,
-        patience: Patience | None = None,
+        transport: Transport | None = None,
     ) -> None:
-        super().__init__(timeout_s=timeout_s)
-        if not endpoints:
-            raise ConfigError("a client needs at least one HOST:PORT")
-        self._endpoints = list(endpoints)
-        self._next = 0
-        self._patience = patience or Patience()
-        self._stream: OperateStream | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self._draining: dict[asyncio.Task[None], OperateStream] = {}
-        self._unsent: list[Pending] = []
+        if transport is None:
+            transport = ClusterTransport(endpoints)
+        elif endpoints:
+            raise ConfigError("give endpoints, or a transport, not both")
+        self._pipeline = Pipeline(transport, timeout_s=timeout_s)
 
     async def __aenter__(self) -> Self:
         return self
@@ -48,72 +84,170 @@ class AsyncClient(Operations):
         await self.close()
 
     async def close(self) -> None:
-        """Requests in flight fail as of unknown outcome."""
-        self._closed = True
-        if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.gather(self._connecting, return_exceptions=True)
-        draining = dict(self._draining)
-        for task, stream in draining.items():
-            task.cancel()
-            await stream.close()
-        await asyncio.gather(*draining, return_exceptions=True)
-        if self._stream is not None:
-            await self._stream.close()
-        self._refuse_unsent(Unavailable("the client closed; nothing was sent"))
+        """End. Requests in flight fail as of unknown outcome. Twice is fine."""
+        await self._pipeline.close()
 
-    def _dispatch(self, request: kv_pb2.OperateRequest, group: list[Pending]) -> None:
-        stream = self._stream
-        if stream is None or stream.broken:
-            self._unsent.extend(group)
-            if self._connecting is None and not self._closed:
-                self._connecting = asyncio.create_task(self._connect())
-            return
-        for pending in group:
-            pending.left = True
-        # The longest: a node that gives up early would fail those who still wait.
-        deadline = max(pending.deadline for pending in group)
-        remaining_s = deadline - asyncio.get_running_loop().time()
-        request.timeout_ms = max(1, int(remaining_s * 1_000))
+    async def put(
+        self,
+        key: Text,
+        value: Text,
+        *,
+        prev_kv: bool = False,
+        timeout_s: float | None = None,
+    ) -> PutResult:
+        """Write a key. ``prev_kv`` asks for the pair that it replaces."""
+        batch = kv_pb2.CommandBatch()
+        put = batch.commands.add().put  # in place: half the cost of copying it in
+        put.key = to_bytes(key)
+        put.value = to_bytes(value)
+        if prev_kv:
+            put.prev_kv = True
+        encoded = batch.SerializeToString()
+        result, header = await self._pipeline.submit(
+            encoded, is_read=False, timeout_s=timeout_s
+        )
+        return put_from_pb(result.put, header)
 
-        def done(
-            response: kv_pb2.OperateResponse | None, error: KVStoreError | None
-        ) -> None:
-            elsewhere = self._settle(group, response, error)
-            if elsewhere and self._stream is stream and len(self._endpoints) > 1:
-                self._leave(stream)
+    async def get(
+        self, key: Text, *, revision: int = 0, timeout_s: float | None = None
+    ) -> KeyValue | None:
+        """The pair at a key, or None: linearizably, or as of ``revision``."""
+        request = kv_pb2.Range(key=to_bytes(key), revision=revision)
+        result, _ = await self._pipeline.read(request, timeout_s)
+        pairs = result.range.kvs
+        return pair_from_pb(pairs[0]) if pairs else None
 
-        stream.send(request, done)
+    async def range(
+        self,
+        start: Text = b"",
+        end: Text = b"",
+        *,
+        prefix: Text | None = None,
+        limit: int = 0,
+        revision: int = 0,
+        keys_only: bool = False,
+        count_only: bool = False,
+        sort_by: SortBy = "key",
+        descending: bool = False,
+        timeout_s: float | None = None,
+    ) -> RangeResult:
+        """Pairs with ``start <= key < end``, or with a prefix, in one answer.
 
-    def _leave(self, stream: OperateStream) -> None:
-        """Ask another node from now on; what is in flight here is still answered."""
-        self._stream = None
-        draining = asyncio.create_task(stream.drain())
-        self._draining[draining] = stream
-        draining.add_done_callback(lambda task: self._draining.pop(task, None))
+        An empty bound is none: ``range("a")`` is everything from ``a`` on, ``range()``
+        everything. An answer is bounded in bytes by the node, and by ``limit`` (0 is no
+        limit); ``more`` says if there are further pairs: :meth:`scan` reads them all.
+        """
+        request = range_to_pb(
+            span(start, end, prefix),
+            limit=limit,
+            revision=revision,
+            keys_only=keys_only,
+            count_only=count_only,
+            sort_by=sort_by,
+            descending=descending,
+        )
+        result, header = await self._pipeline.read(request, timeout_s)
+        return range_from_pb(result.range, header)
 
-    async def _connect(self) -> None:
-        """Try the next endpoint; what cannot be sent waits out a backoff."""
-        old, self._stream = self._stream, None
-        if old is not None:
-            await old.close()
-        endpoint = self._endpoints[self._next % len(self._endpoints)]
-        self._next += 1
-        stream = OperateStream(endpoint, self._patience)
-        try:
-            await stream.open()
-        except Unavailable as error:
-            self._connecting = None
-            self._refuse_unsent(error)
-            return
-        self._stream = stream
-        self._connecting = None
-        unsent, self._unsent = self._unsent, []
-        for pending in unsent:
-            # Not as it was: whose caller has given up meanwhile must not be sent.
-            self._requeue(pending)
+    async def scan(
+        self,
+        start: Text = b"",
+        end: Text = b"",
+        *,
+        prefix: Text | None = None,
+        revision: int = 0,
+        keys_only: bool = False,
+        descending: bool = False,
+        page_pairs_max: int = SCAN_PAGE_PAIRS_MAX,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[KeyValue]:
+        """Iterate over every pair of a range in key order, all of one revision.
 
-    def _refuse_unsent(self, error: KVStoreError) -> None:
-        unsent, self._unsent = self._unsent, []
-        for pending in unsent:
-            self._settle_error(pending, error)
+        The range is read page by page, each within ``timeout_s``, while it is consumed:
+        memory holds one page, and writes that come meanwhile are not seen. Raises
+        ``Compacted`` if history is compacted past the revision under way.
+        """
+        start, end = span(start, end, prefix)
+        scan = Scan(start=start, end=end, revision=revision, descending=descending)
+        while scan.more:
+            page = await self.range(
+                scan.start,
+                scan.end,
+                limit=page_pairs_max,
+                revision=scan.revision,
+                keys_only=keys_only,
+                descending=descending,
+                timeout_s=timeout_s,
+            )
+            scan.advance(page)
+            for pair in page:
+                yield pair
+
+    async def delete(
+        self, key: Text, *, prev_kv: bool = False, timeout_s: float | None = None
+    ) -> DeleteResult:
+        """Delete a key. ``prev_kv`` asks for the pair deleted."""
+        return await self._delete(to_bytes(key), b"", prev_kv, timeout_s)
+
+    async def delete_range(
+        self,
+        start: Text,
+        end: Text,
+        *,
+        prev_kv: bool = False,
+        timeout_s: float | None = None,
+    ) -> DeleteResult:
+        """Delete every key with ``start <= key < end``; an empty bound is none."""
+        return await self._delete(*span(start, end, None), prev_kv, timeout_s)
+
+    async def delete_prefix(
+        self, prefix: Text, *, prev_kv: bool = False, timeout_s: float | None = None
+    ) -> DeleteResult:
+        """Delete every key with a prefix; with an empty one, every key."""
+        return await self._delete(*span(b"", b"", prefix), prev_kv, timeout_s)
+
+    async def _delete(
+        self, key: bytes, range_end: bytes, prev_kv: bool, timeout_s: float | None
+    ) -> DeleteResult:
+        delete = kv_pb2.DeleteRange(key=key, range_end=range_end, prev_kv=prev_kv)
+        command = kv_pb2.Command(delete_range=delete)
+        result, header = await self._pipeline.write(command, timeout_s)
+        return delete_from_pb(result.delete_range, header)
+
+    async def txn(
+        self,
+        *,
+        compare: Iterable[Compare] = (),
+        then: Iterable[Op] = (),
+        otherwise: Iterable[Op] = (),
+        timeout_s: float | None = None,
+    ) -> TxnResult:
+        """Run ``then`` if all of ``compare`` holds, else ``otherwise``, atomically.
+
+        Every comparison, those of nested transactions too, sees the store as it was
+        before. No key may be changed twice. See ``kvstore.client.transactions`` for
+        examples.
+        """
+        branches = tuple(then), tuple(otherwise)
+        command = kv_pb2.Command(txn=txn_to_pb(compare, *branches))
+        result, header = await self._pipeline.write(command, timeout_s)
+        return txn_from_pb(result.txn, *branches, header)
+
+    async def compact(
+        self, revision: int, *, timeout_s: float | None = None
+    ) -> CompactResult:
+        """Give up history below ``revision``; reads below it raise ``Compacted``."""
+        command = kv_pb2.Command(compact=kv_pb2.Compact(revision=revision))
+        result, header = await self._pipeline.write(command, timeout_s)
+        return compact_from_pb(result.compact, header)
+
+    async def status(
+        self, endpoint: str | None = None, *, timeout_s: float | None = None
+    ) -> NodeStatus:
+        """What the node at ``endpoint``, by default the one in use, says of itself.
+
+        Raises ``Unavailable`` if that node does not answer; no other is asked.
+        """
+        pipeline = self._pipeline
+        patience_s = pipeline.timeout_s if timeout_s is None else timeout_s
+        return status_from_pb(await pipeline.transport.status(endpoint, patience_s))

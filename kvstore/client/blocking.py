@@ -1,61 +1,54 @@
-"""The blocking face of the operations: an event loop in a thread of its own."""
+"""The blocking face of a store: the asyncio one, in a thread of its own."""
 
-import asyncio
-import threading
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self
 
-from kvstore.client.asynchronous import AsyncClient
-from kvstore.client.operations import TIMEOUT_S, Operations, Text
-from kvstore.errors import Closed
-from kvstore.pb import kv_pb2
-
-_T = TypeVar("_T")
-
-
-class LoopThread:
-    """An event loop in a daemon thread, until ``close``. Does not survive a fork."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="kvstore-loop", daemon=True
-        )
-        self._thread.start()
-        self._closed = False
-
-    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Run ``work`` on the loop and wait for it."""
-        if self._closed:
-            work.close()
-            raise Closed("it was closed before the call")
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+from kvstore.client.asynchronous import TIMEOUT_S, AsyncClient
+from kvstore.client.keys import Text, span
+from kvstore.client.loop_thread import LoopThread
+from kvstore.client.results import (
+    CompactResult,
+    DeleteResult,
+    KeyValue,
+    NodeStatus,
+    PutResult,
+    RangeResult,
+    TxnResult,
+)
+from kvstore.client.scan import SCAN_PAGE_PAIRS_MAX, Scan
+from kvstore.client.transactions import Compare, Op, SortBy
 
 
-class Blocking:
-    """The operations of :class:`Operations`, blocking, from any thread."""
+class Client:
+    """The operations of :class:`AsyncClient`, blocking, from any thread.
+
+    Its thread starts with the first call and ends with :meth:`close`. An interrupted
+    call (``KeyboardInterrupt``) leaves the outcome of a write unknown.
+
+    A client does not survive a fork: a child's calls raise ``Closed``. Open it in each
+    process.
+    """
 
     def __init__(
-        self, make: Callable[[], Awaitable[tuple[Operations, Callable[[], Any]]]]
+        self, endpoints: str | Sequence[str], *, timeout_s: float = TIMEOUT_S
     ) -> None:
-        self._thread = LoopThread()
+        client = AsyncClient(endpoints, timeout_s=timeout_s)
+        self._thread = LoopThread(lambda: client)
 
-        async def start() -> tuple[Operations, Callable[[], Any]]:
-            return await make()
+    @classmethod
+    def holding(
+        cls, make: Callable[[], AbstractAsyncContextManager[AsyncClient]]
+    ) -> Self:
+        """The blocking face of what ``make`` returns, entered until :meth:`close`.
 
-        try:
-            self._operations, self._close = self._thread.run(start())
-        except BaseException:
-            self._thread.close()
-            raise
+        Raises what entering raises.
+        """
+        self = cls.__new__(cls)
+        self._thread = LoopThread(make)
+        self._thread.start()
+        return self
 
     def __enter__(self) -> Self:
         return self
@@ -69,50 +62,158 @@ class Blocking:
         self.close()
 
     def close(self) -> None:
-        """Twice is fine."""
-
-        async def end() -> None:
-            await self._close()
-
-        try:
-            self._thread.run(end())
-        except Closed:
-            return
+        """End. Requests in flight fail as of unknown outcome. Twice is fine."""
         self._thread.close()
 
-    def put(self, key: Text, value: Text, **options: Any) -> kv_pb2.PutResult:
-        """See :meth:`Operations.put`."""
-        return self._thread.run(self._operations.put(key, value, **options))
+    def put(
+        self,
+        key: Text,
+        value: Text,
+        *,
+        prev_kv: bool = False,
+        timeout_s: float | None = None,
+    ) -> PutResult:
+        """Write a key. ``prev_kv`` asks for the pair that it replaces."""
+        return self._thread.run(
+            lambda it: it.put(key, value, prev_kv=prev_kv, timeout_s=timeout_s)
+        )
 
-    def get(self, key: Text, **options: Any) -> kv_pb2.KeyValue | None:
-        """See :meth:`Operations.get`."""
-        return self._thread.run(self._operations.get(key, **options))
+    def get(
+        self, key: Text, *, revision: int = 0, timeout_s: float | None = None
+    ) -> KeyValue | None:
+        """The pair at a key, or None: linearizably, or as of ``revision``."""
+        return self._thread.run(
+            lambda it: it.get(key, revision=revision, timeout_s=timeout_s)
+        )
 
-    def range(self, *bounds: Text, **options: Any) -> kv_pb2.RangeResult:
-        """See :meth:`Operations.range`."""
-        return self._thread.run(self._operations.range(*bounds, **options))
+    def range(
+        self,
+        start: Text = b"",
+        end: Text = b"",
+        *,
+        prefix: Text | None = None,
+        limit: int = 0,
+        revision: int = 0,
+        keys_only: bool = False,
+        count_only: bool = False,
+        sort_by: SortBy = "key",
+        descending: bool = False,
+        timeout_s: float | None = None,
+    ) -> RangeResult:
+        """Pairs with ``start <= key < end``, or with a prefix, in one answer.
 
-    def delete(self, *bounds: Text, **options: Any) -> kv_pb2.DeleteRangeResult:
-        """See :meth:`Operations.delete`."""
-        return self._thread.run(self._operations.delete(*bounds, **options))
+        An empty bound is none: ``range("a")`` is everything from ``a`` on, ``range()``
+        everything. An answer is bounded in bytes by the node, and by ``limit`` (0 is no
+        limit); ``more`` says if there are further pairs: :meth:`scan` reads them all.
+        """
+        return self._thread.run(
+            lambda it: it.range(
+                start,
+                end,
+                prefix=prefix,
+                limit=limit,
+                revision=revision,
+                keys_only=keys_only,
+                count_only=count_only,
+                sort_by=sort_by,
+                descending=descending,
+                timeout_s=timeout_s,
+            )
+        )
 
-    def txn(self, *parts: Any, **options: Any) -> kv_pb2.TxnResult:
-        """See :meth:`Operations.txn`."""
-        return self._thread.run(self._operations.txn(*parts, **options))
+    def scan(
+        self,
+        start: Text = b"",
+        end: Text = b"",
+        *,
+        prefix: Text | None = None,
+        revision: int = 0,
+        keys_only: bool = False,
+        descending: bool = False,
+        page_pairs_max: int = SCAN_PAGE_PAIRS_MAX,
+        timeout_s: float | None = None,
+    ) -> Iterator[KeyValue]:
+        """Iterate over every pair of a range in key order, all of one revision.
 
-    def compact(self, revision: int, **options: Any) -> kv_pb2.CompactResult:
-        """See :meth:`Operations.compact`."""
-        return self._thread.run(self._operations.compact(revision, **options))
+        The range is read page by page, each within ``timeout_s``, while it is consumed:
+        memory holds one page, and writes that come meanwhile are not seen. Raises
+        ``Compacted`` if history is compacted past the revision under way.
+        """
+        start, end = span(start, end, prefix)
+        scan = Scan(start=start, end=end, revision=revision, descending=descending)
+        while scan.more:
+            page = self.range(
+                scan.start,
+                scan.end,
+                limit=page_pairs_max,
+                revision=scan.revision,
+                keys_only=keys_only,
+                descending=descending,
+                timeout_s=timeout_s,
+            )
+            scan.advance(page)
+            yield from page
 
+    def delete(
+        self, key: Text, *, prev_kv: bool = False, timeout_s: float | None = None
+    ) -> DeleteResult:
+        """Delete a key. ``prev_kv`` asks for the pair deleted."""
+        return self._thread.run(
+            lambda it: it.delete(key, prev_kv=prev_kv, timeout_s=timeout_s)
+        )
 
-class Client(Blocking):
-    """A cluster's blocking client; see :class:`AsyncClient`."""
+    def delete_range(
+        self,
+        start: Text,
+        end: Text,
+        *,
+        prev_kv: bool = False,
+        timeout_s: float | None = None,
+    ) -> DeleteResult:
+        """Delete every key with ``start <= key < end``; an empty bound is none."""
+        return self._thread.run(
+            lambda it: it.delete_range(start, end, prev_kv=prev_kv, timeout_s=timeout_s)
+        )
 
-    def __init__(
-        self, endpoints: Sequence[str], *, timeout_s: float = TIMEOUT_S
-    ) -> None:
-        async def make() -> tuple[Operations, Callable[[], Any]]:
-            client = AsyncClient(endpoints, timeout_s=timeout_s)
-            return client, client.close
+    def delete_prefix(
+        self, prefix: Text, *, prev_kv: bool = False, timeout_s: float | None = None
+    ) -> DeleteResult:
+        """Delete every key with a prefix; with an empty one, every key."""
+        return self._thread.run(
+            lambda it: it.delete_prefix(prefix, prev_kv=prev_kv, timeout_s=timeout_s)
+        )
 
-        super().__init__(make)
+    def txn(
+        self,
+        *,
+        compare: Iterable[Compare] = (),
+        then: Iterable[Op] = (),
+        otherwise: Iterable[Op] = (),
+        timeout_s: float | None = None,
+    ) -> TxnResult:
+        """Run ``then`` if all of ``compare`` holds, else ``otherwise``, atomically.
+
+        Every comparison, those of nested transactions too, sees the store as it was
+        before. No key may be changed twice. See ``kvstore.client.transactions`` for
+        examples.
+        """
+        return self._thread.run(
+            lambda it: it.txn(
+                compare=compare, then=then, otherwise=otherwise, timeout_s=timeout_s
+            )
+        )
+
+    def compact(
+        self, revision: int, *, timeout_s: float | None = None
+    ) -> CompactResult:
+        """Give up history below ``revision``; reads below it raise ``Compacted``."""
+        return self._thread.run(lambda it: it.compact(revision, timeout_s=timeout_s))
+
+    def status(
+        self, endpoint: str | None = None, *, timeout_s: float | None = None
+    ) -> NodeStatus:
+        """What the node at ``endpoint``, by default the one in use, says of itself.
+
+        Raises ``Unavailable`` if that node does not answer; no other is asked.
+        """
+        return self._thread.run(lambda it: it.status(endpoint, timeout_s=timeout_s))

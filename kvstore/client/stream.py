@@ -18,8 +18,20 @@ from kvstore.rpc.options import CLIENT_CHANNEL_OPTIONS
 
 OPERATE = "/kvstore.v1.KV/Operate"
 
-Done = Callable[[kv_pb2.OperateResponse | None, KVStoreError | None], None]
+Answered = Callable[[kv_pb2.OperateResponse | None, KVStoreError | None], object]
 """Called once: the node's response, or why there is none."""
+
+_REASONS = (
+    ("Connection refused", "connection refused"),
+    ("Connection reset", "connection reset"),
+    ("No route to host", "no route to host"),
+    ("Network is unreachable", "network is unreachable"),
+    ("DNS resolution failed", "no such host"),
+    ("Domain name not found", "no such host"),
+    ("Socket closed", "the connection closed"),
+)
+"""What gRPC's long accounts of a failed connection come to."""
+_REASON_CHARACTERS_MAX = 120
 
 
 @dataclass(slots=True)
@@ -38,7 +50,7 @@ class OperateStream:
         self.endpoint = endpoint
         self.broken = False
         self._patience = patience
-        self._in_flight: dict[int, Done] = {}
+        self._in_flight: dict[int, Answered] = {}
         self._outgoing: deque[kv_pb2.OperateRequest] = deque()
         self._wake = asyncio.Event()
         self._answered = asyncio.Event()
@@ -52,7 +64,7 @@ class OperateStream:
         No write leaves before: what fails here was certainly not sent.
 
         Raises:
-            Unavailable: no such node, or it did not answer in time. Definite.
+            Unavailable: why, in a few words. Definite.
         """
         # A fresh channel each time: its backoff is not gRPC's to remember.
         self._channel = grpc.aio.insecure_channel(
@@ -70,10 +82,10 @@ class OperateStream:
                 answered = await self._call.read()
         except (TimeoutError, asyncio.InvalidStateError):
             answered = None
-            why = "no answer in time"
+            why = f"no answer in {self._patience.connect_s:g} s"
         except grpc.aio.AioRpcError as error:
             answered = None
-            why = f"{error.code().name}: {error.details()}"
+            why = reason(error)
         except asyncio.CancelledError:
             self.broken = True
             self._call.cancel()
@@ -85,11 +97,11 @@ class OperateStream:
             self.broken = True
             self._call.cancel()
             await self._channel.close(None)
-            raise Unavailable(f"cannot connect to {self.endpoint}: {why}")
+            raise Unavailable(why)
         for work in (self._write, self._read, self._watch):
             self._tasks.append(asyncio.create_task(work()))
 
-    def send(self, request: kv_pb2.OperateRequest, done: Done) -> None:
+    def send(self, request: kv_pb2.OperateRequest, done: Answered) -> None:
         """Queue a request; ``done`` is called once."""
         assert not self.broken
         self._last_id += 1
@@ -176,3 +188,12 @@ class OperateStream:
             # Id 0 belongs to no request: whatever the answer, it is a sign of life.
             self._outgoing.append(kv_pb2.OperateRequest(ping=kv_pb2.Ping()))
             self._wake.set()
+
+
+def reason(error: grpc.aio.AioRpcError) -> str:
+    """Why a call failed, in a few words."""
+    details = error.details() or ""
+    for part, words in _REASONS:
+        if part in details:
+            return words
+    return f"{error.code().name}: {details}"[:_REASON_CHARACTERS_MAX]

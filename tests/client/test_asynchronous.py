@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from kvstore.client.asynchronous import AsyncClient
-from kvstore.client.stream import Patience
+from kvstore.client.cluster import ClusterTransport
+from kvstore.client.stream import OperateStream, Patience
 from kvstore.errors import (
     Busy,
     Closed,
@@ -24,6 +25,23 @@ from kvstore.errors import (
 from kvstore.pb import kv_pb2
 
 QUICK = Patience(connect_s=1.0, ping_interval_s=0.02, silence_s=0.1)
+
+
+def impatient(*nodes: Any) -> AsyncClient:
+    endpoints = [node.address for node in nodes]
+    return AsyncClient(transport=ClusterTransport(endpoints, patience=QUICK))
+
+
+def carrier(client: AsyncClient) -> ClusterTransport:
+    transport = client._pipeline.transport
+    assert isinstance(transport, ClusterTransport)
+    return transport
+
+
+def stream_of(client: AsyncClient) -> OperateStream:
+    stream = carrier(client)._stream
+    assert stream is not None
+    return stream
 
 
 def first_only(verdict: object) -> Any:
@@ -196,7 +214,7 @@ def test_a_silent_node_is_given_up(fake_nodes: Any) -> None:
         async with fake_nodes(2) as (one, two):
             one.script = lambda _: "hang"
             one.answer_pings = True
-            async with AsyncClient([one.address, two.address], patience=QUICK) as c:
+            async with impatient(one, two) as c:
                 put = asyncio.create_task(outcome(c.put("k", "v")))
                 await one.until(lambda: len(one.requests) == 1)
                 one.answer_pings = False
@@ -213,7 +231,7 @@ def test_a_slow_write_on_a_living_node_is_waited_for(fake_nodes: Any) -> None:
     async def scenario() -> None:
         async with fake_nodes(1) as (node,):
             node.script = lambda _: "hang"
-            async with AsyncClient([node.address], patience=QUICK) as client:
+            async with impatient(node) as client:
                 put = asyncio.create_task(outcome(client.put("k", "v", timeout_s=0.5)))
                 await node.until(lambda: node.pings >= 15)
                 assert not put.done()
@@ -330,9 +348,7 @@ def test_a_cancelled_caller_changes_nothing_for_others(fake_nodes: Any) -> None:
             held = node.writes[1]
             # Answer the request that hangs, as a slow node would.
             response = node._apply(held)
-            stream = client._stream
-            assert stream is not None
-            stream._in_flight.pop(held.id)(response, None)
+            stream_of(client)._in_flight.pop(held.id)(response, None)
             assert (await tasks[0]).revision == 2
             assert (await tasks[2]).revision == 4
             with pytest.raises(asyncio.CancelledError):
@@ -381,7 +397,7 @@ def test_closing_ends_what_waits_for_another_try(fake_nodes: Any) -> None:
                 result = await put
             # The last try may have been in flight.
             assert isinstance(result, type)
-            assert issubclass(result, OutcomeUnknown | Unavailable)
+            assert issubclass(result, OutcomeUnknown | Closed)
 
     asyncio.run(scenario())
 
@@ -399,8 +415,7 @@ def test_a_request_queued_on_a_stream_that_breaks_is_sent_elsewhere(
     async def scenario() -> None:
         async with fake_nodes(1) as (node,), AsyncClient([node.address]) as client:
             await client.put("a", "v")
-            stream = client._stream
-            assert stream is not None
+            stream = stream_of(client)
             put = asyncio.create_task(client.put("b", "v"))
             await asyncio.sleep(0)  # the put is submitted…
             await asyncio.sleep(0)  # …and its request queued, not yet written
@@ -425,7 +440,7 @@ def test_leaving_a_node_lets_it_answer_what_is_in_flight(fake_nodes: Any) -> Non
                 one.script = lambda _: Unavailable("not me")
                 assert await client.get("k") is not None
                 held = one.writes[0]
-                (stream,) = client._draining.values()
+                (stream,) = carrier(client)._draining.values()
                 stream._in_flight.pop(held.id)(one._apply(held), None)
                 assert (await put).revision == 1
                 assert two.applied == []
@@ -464,7 +479,7 @@ def test_callers_past_the_bound_wait_for_room(
     fake_nodes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Backpressure: nothing is refused, nothing piles up; the deadline still holds."""
-    monkeypatch.setattr("kvstore.client.operations.OPEN_MAX", 8)
+    monkeypatch.setattr("kvstore.client.pipeline.OPEN_MAX", 8)
 
     async def scenario() -> None:
         async with fake_nodes(1) as (node,), AsyncClient([node.address]) as client:

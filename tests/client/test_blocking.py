@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from kvstore.client.asynchronous import AsyncClient
-from kvstore.client.blocking import Blocking, Client
-from kvstore.client.operations import Operations
+from kvstore.client.blocking import Client
 from kvstore.errors import Closed, InvalidRequest, Unavailable
 
 
@@ -48,11 +47,21 @@ def public(of: type) -> dict[str, Any]:
     }
 
 
-def test_the_two_faces_have_the_same_operations() -> None:
-    blocking = set(public(Blocking)) - {"close"}
-    assert blocking == set(public(Operations)) - {"close"}
-    assert "close" in public(AsyncClient)
-    assert "close" in public(Client)
+def drop_awaiting(annotation: str) -> str:
+    return annotation.replace("AsyncIterator", "Iterator")
+
+
+def test_both_faces_are_the_same_but_for_waiting() -> None:
+    """Goal: what one learns of one face holds for the other."""
+    awaiting, blocking = public(AsyncClient), public(Client)
+    assert set(awaiting) == set(blocking)
+    for name, method in awaiting.items():
+        ours, theirs = inspect.signature(blocking[name]), inspect.signature(method)
+        assert list(ours.parameters.values()) == list(theirs.parameters.values()), name
+        assert str(ours.return_annotation) == drop_awaiting(
+            str(theirs.return_annotation)
+        ), name
+        assert inspect.getdoc(blocking[name]) == inspect.getdoc(method), name
 
 
 def test_threads_share_a_client(fake_nodes: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from kvstore.client.asynchronous import AsyncClient
+from kvstore.client.cluster import ClusterTransport
 from kvstore.client.stream import Patience
 from kvstore.errors import (
     Busy,
@@ -49,7 +50,8 @@ def test_no_write_is_applied_twice(fake_nodes: Any, seed: int) -> None:
                 node.script = lambda _: chance.choice(VERDICTS)
             outcomes: dict[bytes, object] = {}
             endpoints = [node.address for node in nodes]
-            async with AsyncClient(endpoints, patience=PATIENCE) as client:
+            transport = ClusterTransport(endpoints, patience=PATIENCE)
+            async with AsyncClient(transport=transport) as client:
 
                 async def put(key: bytes) -> None:
                     try:

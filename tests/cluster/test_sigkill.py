@@ -85,10 +85,10 @@ async def read_everything(address: str) -> dict[bytes, bytes]:
     async with kvstore.AsyncClient([address]) as client:
         while True:
             page = await client.range(start, b"x", limit=PAGE)
-            found |= {pair.key: pair.value for pair in page.kvs}
+            found |= {pair.key: pair.value for pair in page}
             if not page.more:
                 return found
-            start = page.kvs[-1].key + b"\0"
+            start = page.items[-1].key + b"\0"
 
 
 async def kill_over_and_over(
@@ -210,7 +210,7 @@ def test_every_acknowledged_write_survives_fifty_kills_of_an_embedded_node(
                 assert pair.value == b"value of %d" % number
             # What was in flight may be there; the next round writes it again.
             beyond = store.range(b"%012d" % (first + len(acknowledged)), b"\0")
-            assert len(beyond.kvs) <= 1
+            assert len(beyond.items) <= 1
         first += len(acknowledged)
     with contextlib.closing(kvstore.open(path)) as store:
         assert store.range(count_only=True).count >= total

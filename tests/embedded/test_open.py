@@ -26,7 +26,7 @@ def test_a_store_answers_what_was_put(tmp_path: Path) -> None:
         assert found is not None
         assert (found.value, found.version) == (b"\x00\xff", 1)
         store.put("b", "2")
-        assert [pair.key for pair in store.range().kvs] == [b"a", b"b"]
+        assert [pair.key for pair in store.range()] == [b"a", b"b"]
         assert store.delete("a").deleted == 1
         assert store.get("a") is None
         old = store.get("a", revision=first.revision)
