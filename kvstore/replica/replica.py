@@ -108,6 +108,7 @@ class Replica:
         self._reads = WaitingReads(options.waiting_reads_max)
         self._after_persist: dict[ReadyNumber, tuple[Message, ...]] = {}
         self._compaction_pending = compaction_pending
+        self._draining = False
         self._orphan_deadline: int | None = None
         self._term_and_leader = (self.raft.term, self.raft.leader_id)
         self._effects: list[Effect] = []
@@ -284,7 +285,7 @@ class Replica:
         origin = Forwarded(message.sender, message.request_id)
         deadline = self._tick + self._options.forwarded_patience_ticks
         batch = Batch(origin, message.writes, message.count, deadline)
-        if not self.raft.is_leader:
+        if self._draining or not self.raft.is_leader:
             leader = self.raft.leader_id or NodeId(0)
             error = NotLeader("this node does not lead", leader_id=leader)
             self._fail(batch, error)
@@ -414,6 +415,18 @@ class Replica:
             revision=revision,
         )
         self._effects.append(Send((message,)))
+
+    def drain(self) -> None:
+        """The node is about to stop: finish what is in a log, take nothing from peers.
+
+        They keep their writes for the next leader, and nobody is told "unknown".
+        """
+        self._draining = True
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether no write waits for its outcome here."""
+        return not (self._waiting or self._forwarded or len(self._proposed))
 
     def close(self) -> list[Effect]:
         """The node stops: fail what waits, definitely or not as the case may be."""

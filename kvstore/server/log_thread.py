@@ -1,21 +1,13 @@
 """The one thread that writes the Raft store."""
 
-import asyncio
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import TypeVar
 
-from kvstore.errors import KVStoreError
 from kvstore.replica.effects import Persist
 from kvstore.replica.interfaces import LogStorage
+from kvstore.server.loop_calls import LoopCalls
 from kvstore.types import ReadyNumber
-
-_T = TypeVar("_T")
-
-STORAGE_FAILURES = (KVStoreError, OSError, MemoryError)
-"""What a store can raise. None is retried: after a failed fsync a second one that
-succeeds proves nothing, because the kernel marks the pages clean (ATC'20 fsync)."""
 
 
 class LogThread:
@@ -25,13 +17,13 @@ class LogThread:
         self,
         log: LogStorage,
         *,
-        loop: asyncio.AbstractEventLoop,
+        calls: LoopCalls,
         on_persisted: Callable[[ReadyNumber], None],
         on_failure: Callable[[BaseException], None],
         name: str,
     ) -> None:
         self._log = log
-        self._loop = loop
+        self._calls = calls
         self._on_persisted = on_persisted
         self._on_failure = on_failure
         self._queue: SimpleQueue[Persist | None] = SimpleQueue()
@@ -50,14 +42,7 @@ class LogThread:
             self._thread.join()
 
     def _run(self) -> None:
-        while (work := self._queue.get()) is not None:
-            try:
+        with self._calls.reporting(self._on_failure):
+            while (work := self._queue.get()) is not None:
                 self._log.append(work.hard_state, work.entries)
-            except STORAGE_FAILURES as error:
-                self._tell(self._on_failure, error)
-                return
-            self._tell(self._on_persisted, work.number)
-
-    def _tell(self, callback: Callable[[_T], None], value: _T) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(callback, value)
+                self._calls.call(self._on_persisted, work.number)

@@ -1,5 +1,6 @@
 """Prometheus metrics of one node."""
 
+from threading import Thread
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, start_http_server
@@ -24,7 +25,7 @@ class Metrics:
             ["store"],
             registry=self.registry,
         )
-        self._server: WSGIServer | None = None
+        self._serving: tuple[WSGIServer, Thread] | None = None
 
     def serve(self, address: str) -> None:
         """Answer scrapes at ``host:port``, in a thread, until ``close``.
@@ -35,13 +36,16 @@ class Metrics:
         check_address("metrics", address)
         host, _, port = address.rpartition(":")
         try:
-            self._server, _ = start_http_server(
+            self._serving = start_http_server(
                 int(port), host.strip("[]"), registry=self.registry
             )
         except OSError as error:
             raise ConfigError(f"cannot bind metrics {address}: {error}") from error
 
     def close(self) -> None:
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
+        """Answer no more; blocks for up to half a second."""
+        if self._serving is not None:
+            server, thread = self._serving
+            server.shutdown()
+            server.server_close()
+            thread.join()

@@ -67,6 +67,8 @@ class Network:
             ConfigError: the address cannot be bound, or must not be without --insecure.
         """
         node = self._node
+        # Until a leader is known. The servicer's own first word is that all is well.
+        await self._set_health(False)
         kv_pb2_grpc.add_KVServicer_to_server(KVService(node), self._server)
         cluster_pb2_grpc.add_ClusterServicer_to_server(
             ClusterService(node), self._server
@@ -111,6 +113,7 @@ class Network:
         task.add_done_callback(self._tasks.discard)
 
     async def _set_health(self, serving: bool) -> None:
+        """In the order of the calls: the servicer's locks are fair."""
         answer = health_pb2.HealthCheckResponse
         now = answer.SERVING if serving else answer.NOT_SERVING
         for service in ("", *SERVICES):
@@ -122,5 +125,6 @@ class Network:
             self._stopping = asyncio.create_task(self.close())
 
     async def close(self) -> None:
+        """End all streams. Twice is fine, and before ``start`` too."""
         await self._peers.close()
         await self._server.stop(STOP_GRACE_S)

@@ -6,20 +6,13 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Iterable
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
 from kvstore.config import Config
-from kvstore.errors import Closed, KVStoreError
+from kvstore.errors import Busy, Closed
 from kvstore.pb import kv_pb2
-from kvstore.raft.events import (
-    Elected,
-    Event,
-    LeaderChanged,
-    LeaderSuspected,
-    SteppedDown,
-)
 from kvstore.replica.effects import (
     Apply,
     Effect,
@@ -33,24 +26,27 @@ from kvstore.replica.messages import PeerMessage
 from kvstore.replica.replica import Replica
 from kvstore.server.log_thread import LogThread
 from kvstore.server.logs import log_event
+from kvstore.server.loop_calls import STORAGE_FAILURES, LoopCalls
 from kvstore.server.metrics import Metrics
 from kvstore.server.network import Network
+from kvstore.server.observer import Observer
 from kvstore.server.operate import operate
-from kvstore.server.requests import Answer, PendingRead, decode_writes
+from kvstore.server.requests import Answer, Requests, check_reads, check_writes
 from kvstore.server.scrubbing import start_scrubber
 from kvstore.server.settings import limits, replica_options
 from kvstore.server.state_thread import Applied, ReadDone, ReadJob, StateThread
 from kvstore.server.stores import Stores
-from kvstore.state_machine.commands import validate_batch, validate_range
 from kvstore.storage.record import Finding
 from kvstore.storage.scrubber import Scrubber
-from kvstore.types import NodeId, ReadyNumber, Revision, Term, Ticket
+from kvstore.types import NodeId, ReadyNumber, Revision, Ticket
 
 LOGGER = logging.getLogger("kvstore.server")
 
 MISSED_TICKS_MAX = 2
 """Ticks made up for after the loop was held up. Few: after a pause the node should read
 the messages that wait before it concludes from the clock that its leader is gone."""
+DRAIN_S_MAX = 0.5
+"""A node that stops waits this long for what is in flight: mostly a round trip."""
 
 
 class Node:
@@ -62,14 +58,30 @@ class Node:
             await node.wait_closed()
 
     Its lifetime is the ``async with`` block. A storage failure, or a damaged record
-    that it needs, stops the node: :meth:`wait_closed` raises what happened.
+    that it needs, stops the node, and so does a defect of ours: :meth:`wait_closed`
+    raises what happened. It then answers nobody any more; its stores are closed at the
+    end of the block.
     """
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.metrics = Metrics()
+        """Counters and gauges of this node, in a registry of its own."""
+        self.network: Network | None = None
+        self.scrubber: Scrubber | None = None
+        self._limits = limits(config)
+        self._requests = Requests()
+        self._inbox: list[list[PeerMessage] | NodeId] = []
+        self._poll_due = False
+        self._fail_stop = _FailStop(self)
+        self._resources = AsyncExitStack()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._closed: asyncio.Future[None] | None = None
-        self._closing = False
+        self._running = False
+        """From the end of a start that succeeded until the node stops or fails."""
+        self._ended: asyncio.Future[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._tick_timer: asyncio.TimerHandle | None = None
 
     # ---------------------------------------------------------------- lifetime
 
@@ -85,68 +97,48 @@ class Node:
             raise Closed("kvstore's assertions guard its data: run without -O")
         assert self._loop is None, "a Node is entered once"
         self._loop = asyncio.get_running_loop()
-        self._closed = self._loop.create_future()
+        self._ended = self._loop.create_future()
         self.started_at = time.monotonic()
         self.stores = await asyncio.to_thread(Stores.open, self.config)
+        self._resources.push_async_callback(asyncio.to_thread, self.stores.close)
         try:
             await self._start()
         except BaseException:
-            await asyncio.to_thread(self.stores.close)
+            await self.close()
             raise
         return self
 
     async def _start(self) -> None:
-        assert self._loop is not None
-        config, stores, loop = self.config, self.stores, self._loop
+        """Each part that starts is pushed on ``_resources``, to be ended in turn."""
+        config, stores = self.config, self.stores
         self.node_id = stores.identity.node_id
-        self._limits = limits(config)
-        self._waiting: dict[Ticket, Answer] = {}
-        self._reads: dict[Ticket, PendingRead] = {}
-        self._last_ticket = 0
-        self._poll_due = False
-        self._metrics = Metrics()
-        self._leader_term = Term(0)
-        self.leader_changes = 0
-        self.applied_revision = stores.state.progress.revision
-        self.compact_revision = stores.state.progress.compact_revision
+        self.observer = Observer(self.node_id, self.metrics, self._tell_health)
+        progress = stores.state.progress
+        self.applied_revision = progress.revision
+        self.compact_revision = progress.compact_revision
         self.replica = Replica(
             node_id=self.node_id,
             voters=[member.node_id for member in stores.members],
             log=stores.log,
-            applied_index=stores.state.progress.index,
-            compaction_pending=stores.state.compaction_pending,
+            applied_index=progress.index,
+            compaction_pending=progress.compaction_pending,
             options=replica_options(config),
             random=random.Random(),
         )
-        self._log_thread = LogThread(
-            stores.log,
-            loop=loop,
-            on_persisted=self._on_persisted,
-            on_failure=self._fail,
-            name=f"kvstore-log-{self.node_id}",
-        )
-        self._state_thread = StateThread(
-            stores.state,
-            loop=loop,
-            response_bytes_max=config.response_bytes_max,
-            commit_interval_s=config.state_commit_interval_ms / 1_000,
-            on_applied=self._on_applied,
-            on_read=self._on_read,
-            on_failure=self._fail,
-            name=f"kvstore-state-{self.node_id}",
-        )
-        self.scrubber: Scrubber | None = None
-        self.network: Network | None = None
+        self._start_threads()
         if config.network:
             self.network = Network(self)
+            self._resources.push_async_callback(self.network.close)
             await self.network.start()
         if config.metrics is not None:
-            self._metrics.serve(config.metrics)
-        self._log_thread.start()
-        self._state_thread.start()
-        if config.scrub:
-            self.scrubber = start_scrubber(config, stores, self._on_finding)
-        self._next_tick = loop.time()
+            self.metrics.serve(config.metrics)
+            self._resources.push_async_callback(asyncio.to_thread, self.metrics.close)
+        assert self._loop is not None
+        assert self._ended is not None
+        if self._ended.done():
+            self._ended.result()  # a thread has failed meanwhile
+        self._running = True
+        self._next_tick = self._loop.time()
         self._on_tick()
         log_event(
             LOGGER,
@@ -157,8 +149,37 @@ class Node:
             address=self.address,
             term=self.replica.raft.term,
             index=self.replica.raft.last_index,
-            applied=stores.state.progress.index,
+            applied=progress.index,
         )
+
+    def _start_threads(self) -> None:
+        config, stores, resources = self.config, self.stores, self._resources
+        assert self._loop is not None
+        calls = LoopCalls(self._loop)
+        self._state_thread = StateThread(
+            stores.state,
+            calls=calls,
+            response_bytes_max=config.response_bytes_max,
+            commit_interval_s=config.state_commit_interval_ms / 1_000,
+            on_applied=self._on_applied,
+            on_read=self._on_read,
+            on_failure=self._fail,
+            name=f"kvstore-state-{self.node_id}",
+        )
+        self._log_thread = LogThread(
+            stores.log,
+            calls=calls,
+            on_persisted=self._on_persisted,
+            on_failure=self._fail,
+            name=f"kvstore-log-{self.node_id}",
+        )
+        self._state_thread.start()
+        resources.push_async_callback(asyncio.to_thread, self._state_thread.close)
+        self._log_thread.start()
+        resources.push_async_callback(asyncio.to_thread, self._log_thread.close)
+        if config.scrub:
+            self.scrubber = start_scrubber(config, stores, self._on_finding)
+            resources.push_async_callback(asyncio.to_thread, self.scrubber.close)
 
     async def __aexit__(
         self,
@@ -169,29 +190,53 @@ class Node:
         await self.close()
 
     async def close(self) -> None:
-        """Stop. Requests in flight fail: definitely, or as of unknown outcome."""
-        if self._closing:
+        """Stop, in order: what is in flight is mostly answered, and nothing new taken.
+
+        Requests that are not answered by then fail: definitely, or as of unknown
+        outcome. Twice is fine, and so is after a start that failed.
+        """
+        if self._ended is None:
             return
-        self._closing = True
-        assert self._closed is not None
-        self._tick_timer.cancel()
-        self._carry_out(self.replica.close())
-        if self.network is not None:
-            await self.network.close()
-        self._metrics.close()
-        if self.scrubber is not None:
-            await asyncio.to_thread(self.scrubber.close)
-        await asyncio.to_thread(self._log_thread.close)
-        await asyncio.to_thread(self._state_thread.close)
-        await asyncio.to_thread(self.stores.close)
-        log_event(LOGGER, logging.INFO, "node_stopped", node=self.node_id)
-        if not self._closed.done():
-            self._closed.set_result(None)
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        # A caller that is cancelled does not leave a store half closed.
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        assert self._ended is not None
+        if self._running:
+            await self._drain(self._ended)
+        if self._running:
+            self._stop_running()
+            self._carry_out(self.replica.close())
+        await self._resources.aclose()
+        # What a thread had in hand when it was told to end.
+        self._requests.abandon()
+        if self._tick_timer is not None:
+            log_event(LOGGER, logging.INFO, "node_stopped", node=self.node_id)
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    async def _drain(self, ended: asyncio.Future[None]) -> None:
+        self._tell_health(serving=False)
+        self.replica.drain()
+        self._drained = ended.get_loop().create_future()
+        self.poll_soon()
+        await asyncio.wait(
+            (self._drained, ended),
+            timeout=DRAIN_S_MAX,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+
+    def _stop_running(self) -> None:
+        self._running = False
+        if self._tick_timer is not None:
+            self._tick_timer.cancel()
 
     async def wait_closed(self) -> None:
         """Wait until the node stops. Raises the failure that stopped it, if one did."""
-        assert self._closed is not None
-        await asyncio.shield(self._closed)
+        assert self._ended is not None
+        await asyncio.shield(self._ended)
 
     @property
     def address(self) -> str:
@@ -199,9 +244,9 @@ class Node:
         return self.network.address if self.network is not None else ""
 
     def _fail(self, error: BaseException) -> None:
-        """The stores cannot be trusted any more: say so, and serve nothing further."""
-        assert self._closed is not None
-        if self._closed.done():
+        """The node cannot go on: say so, and serve nothing further."""
+        assert self._ended is not None
+        if self._ended.done():
             return
         log_event(
             LOGGER,
@@ -211,11 +256,15 @@ class Node:
             error=type(error).__name__,
             message=str(error),
         )
-        self._tick_timer.cancel()
+        self._ended.set_exception(error)
+        self._ended.exception()  # logged here: asyncio need not, if nobody waits
+        self._stop_running()
         if self.network is not None:
             self.network.stop_now()
-        self._closed.set_exception(error)
-        self._carry_out(self.replica.close())
+        if isinstance(error, STORAGE_FAILURES):
+            self._carry_out(self.replica.close())
+        # After a defect of ours the replica may not know any more what it did.
+        self._requests.abandon()
 
     # ---------------------------------------------------------------- requests
 
@@ -226,17 +275,15 @@ class Node:
             InvalidRequest, Busy, Closed: not applied; ``answer`` is not called.
         """
         self._check_open()
-        batch = decode_writes(writes)
-        validate_batch(batch, self._limits)
-        ticket = self._ticket()
-        count = len(batch.commands)
+        count = check_writes(writes, self._limits)
+        ticket = self._requests.next_ticket()
         patience = self._patience_ticks(timeout_ms)
         self.replica.submit(ticket, writes, count=count, patience_ticks=patience)
-        self._waiting[ticket] = answer
+        self._requests.add(ticket, answer, None)
         self.poll_soon()
 
     def begin_reads(
-        self, ranges: list[kv_pb2.Range], timeout_ms: int, answer: Answer
+        self, reads: kv_pb2.RangeBatch, timeout_ms: int, answer: Answer
     ) -> None:
         """Serve ranges at one linearizable moment; ``answer`` is called once.
 
@@ -244,12 +291,23 @@ class Node:
             InvalidRequest, Busy, Closed: ``answer`` is not called.
         """
         self._check_open()
-        for request in ranges:
-            validate_range(request, self._limits)
-        ticket = self._ticket()
+        ranges = check_reads(reads, self._limits)
+        maximum = self.config.waiting_reads_max
+        if self._requests.reads >= maximum:
+            # The replica's bound ends where the state thread's queue begins.
+            message = f"{maximum} reads wait already"
+            raise Busy(message, queue="waiting_reads", maximum=maximum)
+        ticket = self._requests.next_ticket()
         self.replica.read(ticket, patience_ticks=self._patience_ticks(timeout_ms))
-        self._reads[ticket] = PendingRead(ranges, answer)
+        self._requests.add(ticket, answer, ranges)
         self.poll_soon()
+
+    async def operate(self, request: kv_pb2.OperateRequest) -> kv_pb2.OperateResponse:
+        """One request of this process, as a client's stream would carry it.
+
+        Errors come inside the response. A cancelled caller does not take a write back.
+        """
+        return await operate(self, request)
 
     def header(self, revision: Revision | None = None) -> kv_pb2.ResponseHeader:
         """What every response says of where it comes from."""
@@ -261,13 +319,8 @@ class Node:
         )
 
     def _check_open(self) -> None:
-        assert self._closed is not None
-        if self._closing or self._closed.done():
-            raise Closed("the node is stopping or has failed; nothing was applied")
-
-    def _ticket(self) -> Ticket:
-        self._last_ticket += 1
-        return Ticket(self._last_ticket)
+        if self._closing is not None or not self._running:
+            raise Closed("the node does not run or is stopping; nothing was applied")
 
     def _patience_ticks(self, timeout_ms: int) -> int:
         wanted_ms = timeout_ms or self.config.request_timeout_ms
@@ -276,45 +329,54 @@ class Node:
 
     # ------------------------------------------------------------------ inputs
 
-    def receive(self, messages: Iterable[PeerMessage]) -> None:
+    # Peers' streams only leave their news here: the replica acts in turns of its own,
+    # so that what fails there fails the node and not one stream.
+
+    def receive(self, messages: list[PeerMessage]) -> None:
         """Messages came from a peer."""
-        self.replica.receive(messages)
+        self._inbox.append(messages)
         self.poll_soon()
 
     def peer_disconnected(self, peer: NodeId) -> None:
         """A peer's connection closed."""
-        self.replica.peer_disconnected(peer)
+        self._inbox.append(peer)
         self.poll_soon()
 
     def _on_persisted(self, number: ReadyNumber) -> None:
-        self.replica.persisted(number)
+        with self._fail_stop:
+            self.replica.persisted(number)
         # At once: acknowledgements wait for this, and so does the next batch.
         self._poll()
 
     def _on_applied(self, applied: Applied) -> None:
         self.applied_revision = applied.revision
         self.compact_revision = applied.compact_revision
-        self.replica.applied(
-            applied.last,
-            results=applied.results,
-            revision=applied.revision,
-            compaction_pending=applied.compaction_pending,
-        )
+        with self._fail_stop:
+            self.replica.applied(
+                applied.last,
+                results=applied.results,
+                revision=applied.revision,
+                compaction_pending=applied.compaction_pending,
+            )
         self.poll_soon()
 
     def _on_read(self, done: ReadDone) -> None:
-        if (pending := self._reads.pop(done.ticket, None)) is not None:
-            pending.answer(done.results, done.revision, done.error)
+        with self._fail_stop:
+            self._requests.answer(done.ticket, done.results, done.revision, None)
+        if self._drained is not None:
+            self.poll_soon()
 
     def _on_tick(self) -> None:
+        if not self._running:
+            return
         assert self._loop is not None
         interval = self.config.tick_interval_ms / 1_000
-        now = self._loop.time()
-        missed = int((now - self._next_tick) / interval)
-        for _ in range(1 + min(missed, MISSED_TICKS_MAX)):
-            self.replica.tick()
-        self._next_tick = max(self._next_tick + interval, now)
+        due = 1 + max(0, int((self._loop.time() - self._next_tick) / interval))
+        self._next_tick += due * interval
         self._tick_timer = self._loop.call_at(self._next_tick, self._on_tick)
+        with self._fail_stop:
+            for _ in range(min(due, 1 + MISSED_TICKS_MAX)):
+                self.replica.tick()
         self._poll()
 
     # ----------------------------------------------------------------- effects
@@ -328,19 +390,21 @@ class Node:
 
     def _poll(self) -> None:
         self._poll_due = False
-        assert self._closed is not None
-        if self._closing or self._closed.done():
+        if not self._running:
             return
-        try:
-            effects = self.replica.poll()
-        except (KVStoreError, OSError) as error:
-            # A record of the log that the core needed is damaged or unreadable.
-            self._fail(error)
-            return
-        if effects:
-            self._carry_out(effects)
-        if events := self.replica.raft.drain_events():
-            self._observe(events)
+        with self._fail_stop:
+            inbox, self._inbox = self._inbox, []
+            for news in inbox:
+                if isinstance(news, list):
+                    self.replica.receive(news)
+                else:
+                    self.replica.peer_disconnected(news)
+            if effects := self.replica.poll():
+                self._carry_out(effects)
+            if events := self.replica.raft.drain_events():
+                self.observer.observe(events)
+            if self._drained is not None:
+                self._check_drained(self._drained)
 
     def _carry_out(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -355,66 +419,51 @@ class Node:
                 case Read(tickets):
                     self._serve_reads(tickets)
                 case Respond(ticket, results, revision):
-                    self._waiting.pop(ticket)(results, revision, None)
+                    self._requests.answer(ticket, results, revision, None)
                 case Fail(ticket, error):
-                    self._answer_failure(ticket, error)
+                    self._requests.answer(ticket, b"", Revision(0), error)
 
     def _serve_reads(self, tickets: tuple[Ticket, ...]) -> None:
         for ticket in tickets:
-            if (pending := self._reads.get(ticket)) is not None:
-                self._state_thread.submit(ReadJob(ticket, pending.ranges))
+            if (ranges := self._requests.ranges(ticket)) is not None:
+                self._state_thread.submit(ReadJob(ticket, ranges))
 
-    def _answer_failure(self, ticket: Ticket, error: KVStoreError) -> None:
-        if (answer := self._waiting.pop(ticket, None)) is not None:
-            answer(b"", Revision(0), error)
-        elif (pending := self._reads.pop(ticket, None)) is not None:
-            pending.answer(b"", Revision(0), error)
+    def _check_drained(self, drained: asyncio.Future[None]) -> None:
+        if not drained.done() and not self._requests and self.replica.is_drained:
+            drained.set_result(None)
 
     # ------------------------------------------------------------- observation
 
-    async def operate(self, request: kv_pb2.OperateRequest) -> kv_pb2.OperateResponse:
-        """One request of this process, as a client's stream would carry it.
-
-        Errors come inside the response. A cancelled caller does not take a write back.
-        """
-        return await operate(self, request)
-
-    @property
-    def metrics(self) -> Metrics:
-        """Counters and gauges of this node, in a registry of its own."""
-        return self._metrics
-
     def _on_finding(self, finding: Finding) -> None:
         # On the scrubber's thread; a counter is safe there.
-        self._metrics.corrupt_records.labels(finding.store).inc()
+        self.metrics.corrupt_records.labels(finding.store).inc()
 
-    def _observe(self, events: list[Event]) -> None:
-        for event in events:
-            match event:
-                case Elected(term=term, last_index=index):
-                    self._leader_seen(term)
-                    self._log("elected", term=term, index=index)
-                case LeaderChanged(term=term, leader_id=leader):
-                    if leader is not None:
-                        self._leader_seen(term)
-                    self._log("leader_changed", term=term, leader=leader)
-                    self._tell_health(leader is not None)
-                case SteppedDown(term=term, was_leader=True, reason=reason):
-                    self._log("stepped_down", term=term, reason=reason.value)
-                case LeaderSuspected(term=term, leader_id=leader):
-                    self._log("leader_suspected", term=term, leader=leader)
-                case _:
-                    pass
+    def _tell_health(self, *, serving: bool) -> None:
+        if self.network is not None:
+            self.network.tell_health(serving=serving and self._closing is None)
 
-    def _leader_seen(self, term: Term) -> None:
-        if term > self._leader_term:
-            self._leader_term = term
-            self.leader_changes += 1
-            self._metrics.leader_changes.inc()
 
-    def _tell_health(self, serving: bool) -> None:
-        if self.network is not None and not self._closing:
-            self.network.tell_health(serving=serving)
+class _FailStop:
+    """Around all that the replica decides: what goes wrong there ends the node.
 
-    def _log(self, event: str, **fields: object) -> None:
-        log_event(LOGGER, logging.INFO, event, node=self.node_id, **fields)
+    A half-changed replica must not decide anything more. A failure of storage ends
+    here; a defect of ours goes on to the event loop's exception handler too.
+    """
+
+    __slots__ = ("_node",)
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if error is None:
+            return False
+        self._node._fail(error)  # noqa: SLF001 - a part of it
+        return isinstance(error, STORAGE_FAILURES)

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from kvstore.errors import InvalidRequest, KVStoreError
+from kvstore.errors import InvalidRequest, KVStoreError, OutcomeUnknown
 from kvstore.pb import kv_pb2
 from kvstore.rpc.errors import error_to_pb
+from kvstore.rpc.options import MESSAGE_BYTES_MAX
 from kvstore.types import Revision
 
 if TYPE_CHECKING:
     from kvstore.server.node import Node
+
+RESULTS_BYTES_MAX = MESSAGE_BYTES_MAX - 1024 * 1024
+"""More in one message would break the stream, with all that is in flight on it."""
 
 OperateContext = grpc.aio.ServicerContext[kv_pb2.OperateRequest, kv_pb2.OperateResponse]
 
@@ -36,7 +40,10 @@ def begin_operation(
             )
             return
         response = kv_pb2.OperateResponse(id=request_id, header=node.header(revision))
-        response.results.MergeFromString(results)
+        if len(results) > RESULTS_BYTES_MAX:
+            response.error.CopyFrom(error_to_pb(too_large(len(results))))
+        else:
+            response.results.MergeFromString(results)
         answer(response)
 
     try:
@@ -44,7 +51,7 @@ def begin_operation(
             case "writes":
                 node.begin_writes(request.writes, request.timeout_ms, done)
             case "reads":
-                node.begin_reads(list(request.reads.ranges), request.timeout_ms, done)
+                node.begin_reads(request.reads, request.timeout_ms, done)
             case "ping":
                 done(b"", node.applied_revision, None)
             case _:
@@ -66,6 +73,14 @@ async def operate(node: Node, request: kv_pb2.OperateRequest) -> kv_pb2.OperateR
     return await waiting
 
 
+def too_large(size: int) -> OutcomeUnknown:
+    """The error of writes that were applied, with more to say than can be sent."""
+    return OutcomeUnknown(
+        f"the batch was applied, but its results have {size} bytes, over the "
+        f"{RESULTS_BYTES_MAX} that can be sent: ask for fewer pairs in one batch"
+    )
+
+
 class OperateStream:
     """Requests in, answers out in the order in which they come to be."""
 
@@ -81,15 +96,18 @@ class OperateStream:
     async def run(self, requests: AsyncIterator[kv_pb2.OperateRequest]) -> None:
         """Until the client has said its last and everything is answered."""
         writing = asyncio.create_task(self._write())
+        writing.add_done_callback(lambda _: self._room.set())
         maximum = self._node.config.stream_requests_max
         try:
             async for request in requests:
                 self._open_requests += 1
                 begin_operation(self._node, request, self._answer)
-                while self._open_requests >= maximum:
+                while self._open_requests >= maximum and not writing.done():
                     # HTTP/2 flow control now holds the client; nothing piles up here.
                     self._room.clear()
                     await self._room.wait()
+                if writing.done():
+                    break  # nobody can be answered any more
             self._ended = True
             self._wake.set()
             await writing
@@ -106,7 +124,10 @@ class OperateStream:
             self._wake.clear()
             answers, self._answers = self._answers, []
             for answer in answers:
-                await self._context.write(answer)
+                try:
+                    await self._context.write(answer)
+                except grpc.aio.BaseError:
+                    return  # the client is gone; gRPC is about to cancel the call
                 # Not before: an answer that the client does not fetch takes up room.
                 self._open_requests -= 1
                 self._room.set()

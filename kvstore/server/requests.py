@@ -1,13 +1,21 @@
 """Requests of clients on their way through a node: checked, named, answered once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 
-from kvstore.errors import InvalidRequest, KVStoreError
+from kvstore.errors import (
+    InvalidRequest,
+    KVStoreError,
+    LeadershipLost,
+    RequestTooLarge,
+    Unavailable,
+)
 from kvstore.pb import kv_pb2
-from kvstore.types import Revision
+from kvstore.state_machine.commands import validate_batch, validate_range
+from kvstore.state_machine.limits import Limits
+from kvstore.types import Revision, Ticket
 
 Answer = Callable[[bytes, Revision, KVStoreError | None], None]
 """Called once, on the event loop: an encoded ``ResultBatch`` and the revision it was
@@ -15,16 +23,123 @@ made at, or an error."""
 
 
 @dataclass(slots=True)
-class PendingRead:
-    """A read that waits for its confirmation."""
+class Request:
+    """A client waits for it."""
 
-    ranges: list[kv_pb2.Range]
     answer: Answer
+    ranges: Sequence[kv_pb2.Range] | None
+    """What to read; None for a write."""
 
 
-def decode_writes(writes: bytes) -> kv_pb2.CommandBatch:
-    """Raises ``InvalidRequest`` for bytes that are no ``CommandBatch``."""
+class Requests:
+    """What this node owes its clients. Each request is answered exactly once.
+
+    They belong to the node, never to the task that awaits one: a caller that is
+    cancelled takes nothing back.
+    """
+
+    __slots__ = ("_last_ticket", "_open", "reads")
+
+    def __init__(self) -> None:
+        self._open: dict[Ticket, Request] = {}
+        self._last_ticket = 0
+        self.reads = 0
+        """How many of them read."""
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def next_ticket(self) -> Ticket:
+        """A name that no request had before."""
+        self._last_ticket += 1
+        return Ticket(self._last_ticket)
+
+    def add(
+        self, ticket: Ticket, answer: Answer, ranges: Sequence[kv_pb2.Range] | None
+    ) -> None:
+        """Owe an answer."""
+        self._open[ticket] = Request(answer, ranges)
+        self.reads += ranges is not None
+
+    def ranges(self, ticket: Ticket) -> Sequence[kv_pb2.Range] | None:
+        """What a read is to read; None if it was answered meanwhile."""
+        request = self._open.get(ticket)
+        return None if request is None else request.ranges
+
+    def answer(
+        self,
+        ticket: Ticket,
+        results: bytes,
+        revision: Revision,
+        error: KVStoreError | None,
+    ) -> None:
+        """Answer a request, unless it was given up."""
+        if (request := self._open.pop(ticket, None)) is not None:
+            self.reads -= request.ranges is not None
+            request.answer(results, revision, error)
+
+    def abandon(self) -> None:
+        """The node ends: nobody will answer what is left. Writes may be applied yet."""
+        for ticket, request in list(self._open.items()):
+            if request.ranges is None:
+                error: KVStoreError = LeadershipLost(
+                    "the node stopped with the write in flight; "
+                    "it may have been applied"
+                )
+            else:
+                error = Unavailable("the node stopped; read at another one")
+            self.answer(ticket, b"", Revision(0), error)
+
+
+def check_writes(writes: bytes, limits: Limits) -> int:
+    """Check an encoded ``CommandBatch`` of a client; returns how many commands it has.
+
+    Raises:
+        InvalidRequest: also ``RequestTooLarge``; ``command_index`` may name a command.
+            Definite.
+    """
+    # The bytes themselves: they are what is stored, and may say one thing many times.
+    _check_request_bytes(len(writes), limits)
     try:
-        return kv_pb2.CommandBatch.FromString(writes)
+        batch = kv_pb2.CommandBatch.FromString(writes)
     except DecodeError as error:
         raise InvalidRequest("writes is not an encoded CommandBatch") from error
+    validate_batch(batch, limits)
+    return len(batch.commands)
+
+
+def check_reads(reads: kv_pb2.RangeBatch, limits: Limits) -> Sequence[kv_pb2.Range]:
+    """Check a client's reads; returns them.
+
+    Raises:
+        InvalidRequest: also ``RequestTooLarge``; ``command_index`` may name a range.
+            Definite.
+    """
+    _check_request_bytes(reads.ByteSize(), limits)
+    ranges = list(reads.ranges)
+    maximum = limits.batch_commands_max
+    if len(ranges) > maximum:
+        raise RequestTooLarge(
+            f"the batch: {len(ranges)} reads are over batch_commands_max ({maximum})",
+            limit="batch_commands_max",
+            actual=len(ranges),
+            maximum=maximum,
+        )
+    for index, request in enumerate(ranges):
+        try:
+            validate_range(request, limits)
+        except InvalidRequest as error:
+            error.command_index = index
+            raise
+    return ranges
+
+
+def _check_request_bytes(size: int, limits: Limits) -> None:
+    if size > limits.request_bytes_max:
+        raise RequestTooLarge(
+            f"the request: {size} bytes are over request_bytes_max "
+            f"({limits.request_bytes_max})",
+            limit="request_bytes_max",
+            actual=size,
+            maximum=limits.request_bytes_max,
+        )

@@ -2,29 +2,33 @@
 
 It applies entries, serves reads in between from the same transaction, and commits now
 and then: the log holds what a crash takes. A long read is cut into slices, so that
-writes behind it do not wait for its end.
+writes behind it do not wait for its end; and it gets a slice now and then even if
+writes never pause.
 """
 
-import asyncio
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import TypeVar
 
-from kvstore.errors import KVStoreError
+from kvstore.errors import Busy, KVStoreError
 from kvstore.pb import kv_pb2
 from kvstore.raft.messages import EntryId
 from kvstore.replica.effects import Apply
-from kvstore.server.log_thread import STORAGE_FAILURES
+from kvstore.rpc.errors import error_to_pb
+from kvstore.server.loop_calls import LoopCalls
 from kvstore.state_machine import machine
 from kvstore.state_machine.reads import read_range
 from kvstore.storage.lmdb_state import LMDBState
 from kvstore.types import Revision, Ticket
 
-_T = TypeVar("_T")
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
+"""Pairs in the answer to one request, however many ranges it has: half of what gRPC is
+set up to carry. Each range has ``response_bytes_max`` to itself within it."""
+SLICE_PAUSE_S_MAX = 0.02
+"""A long read goes on after this much of other work."""
 
 
 @dataclass(slots=True)
@@ -41,9 +45,8 @@ class ReadDone:
 
     ticket: Ticket
     results: bytes
-    """Encoded ``ResultBatch``."""
+    """Encoded ``ResultBatch``: a range that failed has its error for a result."""
     revision: Revision
-    error: KVStoreError | None
 
 
 @dataclass(slots=True)
@@ -64,7 +67,7 @@ class StateThread:
         self,
         state: LMDBState,
         *,
-        loop: asyncio.AbstractEventLoop,
+        calls: LoopCalls,
         response_bytes_max: int,
         commit_interval_s: float,
         on_applied: Callable[[Applied], None],
@@ -73,7 +76,7 @@ class StateThread:
         name: str,
     ) -> None:
         self._state = state
-        self._loop = loop
+        self._calls = calls
         self._response_bytes_max = response_bytes_max
         self._commit_interval_s = commit_interval_s
         self._on_applied = on_applied
@@ -82,6 +85,8 @@ class StateThread:
         self._queue: SimpleQueue[Apply | ReadJob | None] = SimpleQueue()
         self._long_reads: deque[Iterator[ReadDone | None]] = deque()
         self._commit_due: float | None = None
+        self._slice_due = 0.0
+        """When a long read must go on, whatever else there is to do."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -99,23 +104,21 @@ class StateThread:
     # -------------------------------------------------------------- the thread
 
     def _run(self) -> None:
-        try:
-            while self._turn():
-                pass
-            self._commit()
-        except STORAGE_FAILURES as error:
-            self._tell(self._on_failure, error)
-        finally:
-            if self._state.in_transaction:
-                self._state.abort()
+        with self._calls.reporting(self._on_failure):
+            try:
+                while self._turn():
+                    pass
+                self._commit()
+            finally:
+                if self._state.in_transaction:
+                    self._state.abort()
 
     def _turn(self) -> bool:
         """Carry out one piece of work; False when told to end."""
         try:
             work = self._next()
         except Empty:
-            if self._commit_due is not None and time.monotonic() >= self._commit_due:
-                self._commit()
+            self._commit_if_due()
             self._continue_long_read()
             return True
         match work:
@@ -125,8 +128,9 @@ class StateThread:
                 self._apply(work)
             case ReadJob():
                 self._advance(self._read(work))
-        if self._commit_due is not None and time.monotonic() >= self._commit_due:
-            self._commit()
+        self._commit_if_due()
+        if self._long_reads and time.monotonic() >= self._slice_due:
+            self._continue_long_read()
         return True
 
     def _next(self) -> Apply | ReadJob | None:
@@ -165,7 +169,11 @@ class StateThread:
             compact_revision=progress.compact_revision,
             compaction_pending=progress.compaction_pending,
         )
-        self._tell(self._on_applied, applied)
+        self._calls.call(self._on_applied, applied)
+
+    def _commit_if_due(self) -> None:
+        if self._commit_due is not None and time.monotonic() >= self._commit_due:
+            self._commit()
 
     def _commit(self) -> None:
         self._commit_due = None
@@ -178,35 +186,46 @@ class StateThread:
         """Yields None between slices, and the answer at the end."""
         batch = kv_pb2.ResultBatch()
         revision = self._state.progress.revision
-        try:
-            for request in job.ranges:
-                reading = read_range(
+        bytes_left = ANSWER_BYTES_MAX
+        for request in job.ranges:
+            result = batch.results.add()
+            try:
+                if bytes_left <= 0:
+                    raise answer_is_full()
+                found = yield from read_range(
                     self._state,
                     request,
                     revision=revision,
-                    response_bytes_max=self._response_bytes_max,
+                    response_bytes_max=min(self._response_bytes_max, bytes_left),
                 )
-                result = yield from reading
-                batch.results.add().range.CopyFrom(result)
-        except KVStoreError as error:
-            yield ReadDone(job.ticket, b"", revision, error)
-            return
-        yield ReadDone(job.ticket, batch.SerializeToString(), revision, None)
+            except KVStoreError as error:
+                # It concerns whoever asked for this range; the others have their own.
+                result.error.CopyFrom(error_to_pb(error))
+                continue
+            bytes_left -= found.ByteSize()
+            result.range.CopyFrom(found)
+        yield ReadDone(job.ticket, batch.SerializeToString(), revision)
 
     def _advance(self, reading: Iterator[ReadDone | None]) -> None:
         done = next(reading)
         if done is None:
             self._long_reads.append(reading)
         else:
-            self._tell(self._on_read, done)
+            self._calls.call(self._on_read, done)
 
     def _continue_long_read(self) -> None:
         if self._long_reads:
             self._advance(self._long_reads.popleft())
+            self._slice_due = time.monotonic() + SLICE_PAUSE_S_MAX
 
-    def _tell(self, callback: Callable[[_T], None], value: _T) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(callback, value)
+
+def answer_is_full() -> Busy:
+    """The error of a range whose fellows have filled the answer. Read it again."""
+    return Busy(
+        f"the other ranges of the request have {ANSWER_BYTES_MAX} bytes of pairs",
+        queue="answer_bytes",
+        maximum=ANSWER_BYTES_MAX,
+    )
 
 
 def encode_groups(

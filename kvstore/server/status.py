@@ -37,7 +37,7 @@ def node_status(node: Node) -> cluster_pb2.StatusResponse:
         ],
         uptime_seconds=time.monotonic() - node.started_at,
         version=package_version(),
-        leader_changes=node.leader_changes,
+        leader_changes=node.observer.leader_changes,
         format_version=FORMAT_VERSION,
         cpu_seconds=time.process_time(),
         memory_bytes=resident_bytes(),

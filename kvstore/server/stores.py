@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Self
 
 from kvstore.config import Config
-from kvstore.replica.interfaces import Identity, Member
+from kvstore.errors import CorruptionError
+from kvstore.replica.interfaces import Identity, LogStorage, Member
+from kvstore.state_machine.view import ReadView
 from kvstore.storage import checksum
 from kvstore.storage.data_directory import DataDirectory
+from kvstore.storage.environment import ADVICE
 from kvstore.storage.lmdb_log import LMDBLog
 from kvstore.storage.lmdb_state import LMDBState
 
@@ -46,6 +49,12 @@ class Stores:
             except BaseException:
                 log.close()
                 raise
+            try:
+                check_together(log, state)
+            except BaseException:
+                state.close()
+                log.close()
+                raise
         except BaseException:
             directory.close()
             raise
@@ -64,3 +73,37 @@ class Stores:
         self.state.close()
         self.log.close()
         self.directory.close()
+
+
+def check_together(log: LogStorage, state: ReadView) -> None:
+    """Check that the state is made of this log. It may lag behind, and never else.
+
+    Only what is durable in the log is ever applied (decision 0013), so a state that
+    knows more says that the log lost entries which this node had acknowledged.
+
+    Raises:
+        CorruptionError: the log is not what it was, as if the directory's ``raft`` part
+            were an older copy. The node must not vote with it.
+    """
+    applied = state.progress
+    if applied.index > log.last_index:
+        raise CorruptionError(
+            f"the Raft store lost durable entries: the state store has applied entry "
+            f"{applied.index}, but the log ends at {log.last_index}. This node must "
+            f"not vote: it has forgotten what it acknowledged; {ADVICE}",
+            store="raft",
+            expected=f"entry {applied.index}",
+            actual=f"entry {log.last_index}",
+        )
+    if applied.index < log.first_index:
+        return
+    term = log.term(applied.index)
+    if term != applied.term:
+        raise CorruptionError(
+            f"the Raft store and the state store do not belong together: entry "
+            f"{applied.index} was applied in term {applied.term}, and the log has it "
+            f"in term {term}. This node must not vote; {ADVICE}",
+            store="raft",
+            expected=f"term {applied.term}",
+            actual=f"term {term}",
+        )

@@ -251,6 +251,28 @@ def test_a_closing_leader_says_so_to_whom_it_owes_an_answer() -> None:
     assert isinstance(cluster.error(waits), Unavailable)
 
 
+def test_a_draining_leader_finishes_its_log_and_takes_nothing_new_from_peers() -> None:
+    """Goal: a leader that stops in order leaves no outcome unknown anywhere."""
+    cluster = led_by(1)
+    leader = cluster.shells[NodeId(1)]
+    leader.slow_disk = True
+    in_flight = cluster.submit(2, put("a"))
+    cluster.settle()
+    cluster.replica(1).drain()
+    late = cluster.submit(2, put("b"))
+    cluster.settle()
+    assert not cluster.replica(1).is_drained
+    cluster.fsync(1)
+    cluster.settle()
+    assert cluster.replica(1).is_drained
+    assert cluster.results(in_flight)
+    cluster.close(1)
+    cluster.crash(1, notice=True)
+    cluster.elect(3)
+    cluster.tick_all(2)
+    assert cluster.results(late)
+
+
 @pytest.mark.parametrize(
     ("writes", "count"),
     [
