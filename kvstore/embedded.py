@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
+from typing import TypeVar
 
 from kvstore.client.asynchronous import TIMEOUT_S, AsyncClient
 from kvstore.client.blocking import Client
@@ -26,7 +27,10 @@ from kvstore.errors import (
 from kvstore.pb import cluster_pb2, kv_pb2
 from kvstore.server.founding import found_alone_if_empty
 from kvstore.server.node import Node
+from kvstore.server.operate import begin_operation
 from kvstore.server.status import node_status
+
+_E = TypeVar("_E", bound=BaseException)
 
 
 class NodeTransport:
@@ -40,7 +44,8 @@ class NodeTransport:
         self._node = node
         self._watching: asyncio.Future[None] | None = None
         self._over: Closed | None = None
-        self._in_flight: dict[asyncio.Task[kv_pb2.OperateResponse], Done] = {}
+        self._in_flight: dict[int, Done] = {}
+        self._last_id = 0
 
     @property
     def recovers(self) -> bool:
@@ -63,20 +68,21 @@ class NodeTransport:
         if self._over is not None:
             done(None, self._over)
             return
-        task = asyncio.create_task(self._node.operate(request))
-        self._in_flight[task] = done
-        task.add_done_callback(self._answered)
+        self._last_id += 1
+        request_id = request.id = self._last_id
+        self._in_flight[request_id] = done
 
-    def _answered(self, task: asyncio.Task[kv_pb2.OperateResponse]) -> None:
-        done = self._in_flight.pop(task, None)
-        if done is None:
-            return  # answered already: it was given up
-        if task.cancelled() or (error := task.exception()) is not None:
-            done(None, OutcomeUnknown("the node dropped the request"))
-            if not task.cancelled() and error is not None:
-                raise error  # our bug: the loop's exception handler is told
-            return
-        done(task.result(), None)
+        def answer(response: kv_pb2.OperateResponse) -> None:
+            if self._in_flight.pop(request_id, None) is not None:
+                done(response, None)
+
+        try:
+            begin_operation(self._node, request, answer)
+        except BaseException as error:
+            # Our bug: its caller does not wait for the deadline, and the loop is told.
+            if self._in_flight.pop(request_id, None) is not None:
+                done(None, _caused(OutcomeUnknown("the request broke the node"), error))
+            raise
 
     def _node_stopped(self, watching: asyncio.Future[None]) -> None:
         if watching.cancelled():
@@ -89,14 +95,11 @@ class NodeTransport:
             self._end(f"the node failed and stopped ({said})", failure)
 
     def _end(self, why: str, cause: BaseException | None) -> None:
-        self._over = Closed(f"{why}; nothing was applied")
-        self._over.__cause__ = cause
+        self._over = _caused(Closed(f"{why}; nothing was applied"), cause)
         in_flight, self._in_flight = self._in_flight, {}
-        for task, done in in_flight.items():
+        for done in in_flight.values():
             unknown = OutcomeUnknown(f"{why} with the request in flight")
-            unknown.__cause__ = cause
-            done(None, unknown)
-            task.cancel()
+            done(None, _caused(unknown, cause))
 
     async def status(
         self, endpoint: str | None, timeout_s: float
@@ -114,6 +117,11 @@ class NodeTransport:
             await asyncio.wait([self._watching])
         if self._over is None:
             self._end("it was closed", None)
+
+
+def _caused(error: _E, cause: BaseException | None) -> _E:
+    error.__cause__ = cause
+    return error
 
 
 @asynccontextmanager

@@ -34,6 +34,7 @@ OPEN_MAX = 65_536
 OPEN_BYTES_MAX = 64 << 20
 """Bytes of the same."""
 _CLOCK_TICK_S = 0.001
+_CLOSED_MEANWHILE = "it was closed during the call; nothing was applied"
 
 Answer = tuple[kv_pb2.Result, ResponseHeader]
 
@@ -131,7 +132,7 @@ class Pipeline:
         await self.transport.close()
         # Who has left was answered by the transport: the rest waits for another try.
         for pending in self._open:
-            self._settle_error(pending, Closed("it was closed; nothing was applied"))
+            self._settle_error(pending, Closed(_CLOSED_MEANWHILE))
         if self._sweep is not None:
             self._sweep.cancel()
         self._room.set()
@@ -311,10 +312,13 @@ class Pipeline:
     def _settle_error(self, pending: Pending, error: KVStoreError) -> None:
         if pending.waiting.done():
             return
-        if self._closed or not self._may_repeat(pending, error):
+        if not self._may_repeat(pending, error):
             copy = clone(error)
             copy.__cause__ = error.__cause__
             pending.waiting.set_exception(copy)
+            return
+        if self._closed:
+            pending.waiting.set_exception(Closed(_CLOSED_MEANWHILE))
             return
         pending.cause = str(error)
         pending.left = False

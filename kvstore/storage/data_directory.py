@@ -320,6 +320,11 @@ def _lock(path: Path) -> int:
     except BlockingIOError as error:
         holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
         os.close(fd)
+        if holder == str(os.getpid()):
+            raise DirectoryLocked(
+                f"{path} is open in this process already: use what opened it, or close "
+                "that first"
+            ) from error
         raise DirectoryLocked(
             f"{path} is open in process {holder}: stop that process first, or choose "
             "another directory (each member has its own)"

@@ -43,6 +43,7 @@ class FakeNode(kv_pb2_grpc.KVServicer):
         self.ping_gate.set()
         self.script: Script = lambda _request: None
         self.result_errors: dict[bytes, KVStoreError] = {}
+        self.header = kv_pb2.ResponseHeader(node_id=1)
         self.streams = 0
         self.port = 0
         self._server: grpc.aio.Server | None = None
@@ -103,7 +104,7 @@ class FakeNode(kv_pb2_grpc.KVServicer):
                 await context.write(self._apply(request))
 
     def _apply(self, request: kv_pb2.OperateRequest) -> kv_pb2.OperateResponse:
-        response = kv_pb2.OperateResponse(id=request.id)
+        response = kv_pb2.OperateResponse(id=request.id, header=self.header)
         add = response.results.results.add
         if request.WhichOneof("operations") == "reads":
             for wanted in request.reads.ranges:

@@ -3,16 +3,29 @@
 import asyncio
 import contextlib
 import inspect
+import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import kvstore
 from kvstore.client.asynchronous import AsyncClient
 from kvstore.client.blocking import Client
-from kvstore.errors import Closed, InvalidRequest, Unavailable
+from kvstore.errors import (
+    Closed,
+    ConfigError,
+    InvalidRequest,
+    KVStoreError,
+    LeadershipLost,
+    OutcomeUnknown,
+    Unavailable,
+)
 
 
 @contextlib.contextmanager
@@ -93,6 +106,132 @@ def test_a_closed_client_refuses() -> None:
     client.close()
     with pytest.raises(Closed):
         client.put("k", "v")
+
+
+def test_closing_from_several_threads_waits_until_it_is_closed(fake_nodes: Any) -> None:
+    with node_in_a_thread(fake_nodes) as node, ThreadPoolExecutor(4) as pool:
+        client = Client([node.address])
+        client.put("k", "v")
+        for done in [pool.submit(client.close) for _ in range(4)]:
+            done.result(10)
+        assert not any(t.name == "kvstore-loop" for t in threading.enumerate())
+
+
+def test_calls_racing_with_a_close_end_at_once(fake_nodes: Any) -> None:
+    """Goal: no call is lost in a loop that ends. Method: threads that call without a
+    pause while another closes, over and over; each must end by itself."""
+
+    def call_until_closed(client: Client, begun: threading.Barrier) -> object:
+        begun.wait(10)
+        number = 0
+        while True:
+            try:
+                client.put(f"{threading.get_ident()}/{number}", "v", timeout_s=60)
+            except KVStoreError as error:
+                return error
+            number += 1
+
+    with node_in_a_thread(fake_nodes) as node, ThreadPoolExecutor(4) as pool:
+        for _ in range(10):
+            client = Client([node.address])
+            begun = threading.Barrier(5)
+            calls = [pool.submit(call_until_closed, client, begun) for _ in range(4)]
+            begun.wait(10)
+            client.put("one at least", "v")
+            client.close()
+            ends = {type(call.result(10)) for call in calls}
+            assert ends <= {Closed, OutcomeUnknown, LeadershipLost}, ends
+
+
+def test_an_interrupted_call_ends_and_the_client_goes_on(fake_nodes: Any) -> None:
+    """Goal: Ctrl-C works while a call waits. Method: a real signal to this process,
+    as soon as the node has the request."""
+    with node_in_a_thread(fake_nodes) as node, Client([node.address]) as client:
+        client.put("warm", "up")
+        main = threading.main_thread().ident
+        assert main is not None
+
+        def interrupt(request: object) -> str:
+            signal.pthread_kill(main, signal.SIGINT)
+            return "hang"
+
+        node.script = interrupt
+        with pytest.raises(KeyboardInterrupt):
+            client.put("k", "v", timeout_s=60)
+        node.script = lambda _: None
+        assert client.put("other", "v").revision == 2
+        (thread,) = [t for t in threading.enumerate() if t.name == "kvstore-loop"]
+        assert thread.is_alive()
+
+
+def test_an_interrupt_while_a_store_opens_leaves_no_thread() -> None:
+    """Goal: what was not opened needs no closing."""
+    main = threading.main_thread().ident
+    assert main is not None
+
+    @contextlib.asynccontextmanager
+    async def never() -> AsyncIterator[AsyncClient]:
+        signal.pthread_kill(main, signal.SIGINT)
+        await asyncio.Event().wait()
+        yield AsyncClient(["127.0.0.1:1"])
+
+    with pytest.raises(KeyboardInterrupt):
+        Client.holding(never)
+    assert not any(t.name == "kvstore-loop" for t in threading.enumerate())
+
+
+def test_what_entering_raises_reaches_the_caller() -> None:
+    @contextlib.asynccontextmanager
+    async def broken() -> AsyncIterator[AsyncClient]:
+        raise ConfigError("no good")
+        yield
+
+    with pytest.raises(ConfigError, match="no good"):
+        Client.holding(broken)
+    assert not any(t.name == "kvstore-loop" for t in threading.enumerate())
+
+
+def test_constructing_a_client_starts_nothing() -> None:
+    before = threading.active_count()
+    client = Client(["127.0.0.1:1"])
+    assert threading.active_count() == before
+    client.close()
+
+
+@pytest.mark.parametrize("endpoints", [[], ["nowhere"], "nowhere", ["host:port"]])
+def test_endpoints_are_checked_at_once(endpoints: Any) -> None:
+    with pytest.raises(ConfigError):
+        Client(endpoints)
+
+
+def test_one_endpoint_needs_no_list(fake_nodes: Any) -> None:
+    with node_in_a_thread(fake_nodes) as node, Client(node.address) as client:
+        assert client.put("k", "v").revision == 1
+
+
+@pytest.mark.process
+def test_a_program_may_end_without_closing(tmp_path: Path) -> None:
+    """Goal: an exit is quiet and prompt, and what was acknowledged is there."""
+    program = (
+        "import sys, kvstore\n"
+        "store = kvstore.open(sys.argv[1])\n"
+        "store.put('k', 'v')\n"
+        "client = kvstore.Client('127.0.0.1:1')\n"
+        "try:\n"
+        "    client.get('k', timeout_s=0.1)\n"
+        "except kvstore.Unavailable:\n"
+        "    print('unavailable')\n"
+    )
+    outcome = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (outcome.returncode, outcome.stdout) == (0, "unavailable\n")
+    assert outcome.stderr == ""
+    with kvstore.open(tmp_path / "data") as store:
+        assert store.get("k") is not None
 
 
 def test_no_thread_is_left(fake_nodes: Any) -> None:
