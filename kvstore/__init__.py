@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kvstore.client.transactions import Compare as Compare
     from kvstore.client.transactions import Op as Op
     from kvstore.config import Config as Config
+    from kvstore.embedded import client_of as client_of
     from kvstore.embedded import open as open  # noqa: A004 - as of a file
     from kvstore.embedded import open_async as open_async
     from kvstore.errors import Busy as Busy
@@ -61,6 +62,7 @@ _HOMES = {
     "RangeResult": "kvstore.client.results",
     "ResponseHeader": "kvstore.client.results",
     "TxnResult": "kvstore.client.results",
+    "client_of": "kvstore.embedded",
     "found": "kvstore.founding",
     "new_cluster_id": "kvstore.founding",
     "open": "kvstore.embedded",
@@ -129,6 +131,7 @@ __all__ = [
     "ResponseHeader",
     "TxnResult",
     "Unavailable",
+    "client_of",
     "found",
     "new_cluster_id",
     "open",

@@ -1,4 +1,4 @@
-"""One durable node inside the process: no network, the same operations.
+"""A node inside the process: the same operations, without a connection.
 
 A store must not be used across ``os.fork``: a child has none of its threads, and LMDB
 forbids it. Worse, a child that goes on running holds the lock of the data directory
@@ -124,6 +124,22 @@ def _caused(error: _E, cause: BaseException | None) -> _E:
     return error
 
 
+def client_of(node: Node, *, timeout_s: float = TIMEOUT_S) -> AsyncClient:
+    """Operations on a running node of this process, without a connection.
+
+    ::
+
+        async with kvstore.Node(config) as node, kvstore.client_of(node) as store:
+            await store.put("key", "value")
+
+    They are those of the whole cluster: a follower passes them on. It asks no other
+    member: when this one is cut off, operations fail with ``Unavailable`` in the end.
+    When it stops, they fail at once with ``Closed``. Closing the client leaves the node
+    alone.
+    """
+    return AsyncClient(transport=NodeTransport(node), timeout_s=timeout_s)
+
+
 @asynccontextmanager
 async def open_async(
     data_dir: str | PathLike[str] | Config, *, timeout_s: float = TIMEOUT_S
@@ -152,8 +168,7 @@ async def open_async(
                 f"{config.data_dir} belongs to a member of a cluster of "
                 f"{len(node.stores.members)}: run it with kvstore.Node or `kvstore run`"
             )
-        transport = NodeTransport(node)
-        async with AsyncClient(transport=transport, timeout_s=timeout_s) as client:
+        async with client_of(node, timeout_s=timeout_s) as client:
             yield client
 
 

@@ -254,3 +254,28 @@ def test_a_child_of_a_fork_is_refused(tmp_path: Path) -> None:
         timeout=60,
     )
     assert (outcome.returncode, outcome.stdout) == (0, "refused\nserved\n")
+
+
+def test_a_member_is_its_own_client(tmp_path: Path) -> None:
+    """Goal: the embedding service needs no connection to itself, and closing such a
+    client leaves the member alone."""
+    path = tmp_path / "data"
+    kvstore.found(
+        path,
+        node_id=1,
+        cluster_id=kvstore.new_cluster_id(),
+        members={1: "127.0.0.1:7401"},
+    )
+
+    async def scenario() -> None:
+        config = kvstore.Config(data_dir=path, listen="127.0.0.1:0")
+        async with kvstore.Node(config) as node:
+            async with kvstore.client_of(node) as store:
+                written = await store.put("k", "v")
+                assert written.header.node_id == 1
+            with pytest.raises(kvstore.Closed):
+                await store.get("k")
+            async with kvstore.AsyncClient(node.address) as client:
+                assert await client.get("k") is not None
+
+    asyncio.run(scenario())
