@@ -46,7 +46,7 @@ class Config:
     """A request waits this long for a leader if its client does not say. To 600,000."""
 
     key_bytes_max: int = KIB
-    """1 to 1 KiB (what the state store's format holds)."""
+    """1 to 65,535 (what the state store's format holds). S3: 1 KiB."""
     value_bytes_max: int = MIB
     """1 to 3 MiB. etcd: 1.5 MiB with everything around it."""
     txn_operations_max: int = 128
@@ -136,7 +136,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "heartbeat_interval_ms": (10, 20_000),
     "election_timeout_ms": (50, 60_000),
     "request_timeout_ms": (1, 600_000),
-    "key_bytes_max": (1, KIB),
+    "key_bytes_max": (1, 65_535),  # KEY_BYTES_STORABLE_MAX of the state machine
     "value_bytes_max": (1, 3 * MIB),
     "txn_operations_max": (1, 4_096),
     "request_bytes_max": (2 * KIB, 64 * MIB),

@@ -2,10 +2,12 @@
 answer says that one was not.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from typing import NoReturn, Protocol
 
 from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from kvstore.errors import (
     InvalidRequest,
@@ -49,6 +51,11 @@ def range_bounds(key: bytes, range_end: bytes) -> tuple[bytes, bytes | None]:
     return key, range_end
 
 
+def shown(key: bytes) -> str:
+    """A key for a message, cut if it is long."""
+    return repr(key) if len(key) <= 64 else f"{key[:64]!r}… ({len(key)} bytes)"
+
+
 def error_to_pb(error: KVStoreError) -> kv_pb2.Error:
     """An error of the tree in ``kvstore/errors.py``, as it travels."""
     return kv_pb2.Error(
@@ -73,11 +80,11 @@ def refuse_unset(message: Message, what: str) -> NoReturn:
     """Refuse a message of which no known alternative is set.
 
     Raises:
-        InvalidRequest: it is empty, as every version of kvstore sees.
-        NewerFormat: it says something, which a newer version understands. To go on
-            without knowing what would make the members differ.
+        InvalidRequest: it has none, as every version of kvstore sees.
+        NewerFormat: it has one that a newer version knows. To go on without knowing
+            what it says would make the members differ.
     """
-    if message.ByteSize():
+    if len(UnknownFieldSet(message)):
         raise NewerFormat(
             f"{what} says something that this kvstore does not know: run the version "
             "that proposed it, or a newer one"
@@ -131,7 +138,7 @@ def validate_command(command: kv_pb2.Command, limits: Limits) -> None:
             _validate_key(command.delete_range.key, limits)
             _validate_range_end(command.delete_range.range_end, limits)
         case "txn":
-            _validate_txn(command.txn, limits, limits.txn_operations_max, 1)
+            _validate_txn(command.txn, limits, operations_before=0, depth=1)
             _changes(command.txn.success)
             _changes(command.txn.failure)
         case "compact":
@@ -155,6 +162,8 @@ def validate_range(request: kv_pb2.Range, limits: Limits) -> None:
         _validate_range_end(request.range_end, limits)
     if request.limit < 0:
         raise InvalidRequest(f"range: the limit is negative: {request.limit}")
+    if request.count_only and request.without_count:
+        raise InvalidRequest("range: count_only and without_count exclude each other")
     if request.sort_order not in _SORT_ORDERS:
         raise InvalidRequest(f"range: no such sort order: {request.sort_order}")
     if request.sort_target not in _SORT_TARGETS:
@@ -202,13 +211,17 @@ def _validate_put(put: kv_pb2.Put, limits: Limits) -> None:
 
 
 def _validate_txn(
-    txn: kv_pb2.Txn, limits: Limits, operations_max: int, depth: int
+    txn: kv_pb2.Txn, limits: Limits, *, operations_before: int, depth: int
 ) -> None:
+    """``operations_before``: of the transactions around this one."""
     _check_maximum(
         "txn_depth_max", "the transaction's depth", depth, limits.txn_depth_max
     )
-    count = max(len(txn.compare), len(txn.success), len(txn.failure))
-    _check_maximum("txn_operations_max", "the transaction", count, operations_max)
+    widest = max(len(txn.compare), len(txn.success), len(txn.failure))
+    operations = operations_before + widest
+    _check_maximum(
+        "txn_operations_max", "the transaction", operations, limits.txn_operations_max
+    )
     for compare in txn.compare:
         _validate_key(compare.key, limits)
         if compare.result not in _COMPARISONS:
@@ -229,14 +242,20 @@ def _validate_txn(
                 _validate_key(operation.delete_range.key, limits)
                 _validate_range_end(operation.delete_range.range_end, limits)
             case "txn":
-                _validate_txn(operation.txn, limits, operations_max - count, depth + 1)
+                _validate_txn(
+                    operation.txn,
+                    limits,
+                    operations_before=operations,
+                    depth=depth + 1,
+                )
             case _:
                 raise InvalidRequest("an operation is of no kind that this node knows")
 
 
 # -------------------------------------------------- one change of a key a transaction
 
-_Changes = tuple[set[bytes], list[tuple[bytes, bytes | None]]]
+_KeyRange = tuple[bytes, bytes | None]
+_Changes = tuple[list[bytes], list[_KeyRange]]
 """Keys put, and ranges deleted, on any path."""
 
 
@@ -246,41 +265,55 @@ def _changes(operations: Sequence[kv_pb2.Operation]) -> _Changes:
     etcd's rule (``checkIntervals`` in its ``server/etcdserver/api/v3rpc/key.go``), but
     applied to sibling transactions in both directions. Two deletes may overlap: the
     second finds nothing. The branches of one transaction are alternatives.
+
+    O(n log n) for each level of nesting: a client chooses what is in here.
     """
-    puts: set[bytes] = set()
-    deletes: list[tuple[bytes, bytes | None]] = []
-    for operation in operations:
-        match operation.WhichOneof("operation"):
-            case "put":
-                changed: _Changes = ({operation.put.key}, [])
-            case "delete_range":
-                request = operation.delete_range
-                changed = (set(), [range_bounds(request.key, request.range_end)])
-            case "txn":
-                then, otherwise = (
-                    _changes(operation.txn.success),
-                    _changes(operation.txn.failure),
-                )
-                changed = (then[0] | otherwise[0], then[1] + otherwise[1])
-            case _:
-                continue
-        _refuse_overlap(puts, *changed)
-        _refuse_overlap(changed[0], set(), deletes)
-        puts |= changed[0]
-        deletes += changed[1]
-    return puts, deletes
+    puts: dict[bytes, int] = {}  # by which of the operations
+    deletes: list[tuple[int, _KeyRange]] = []
+    for number, operation in enumerate(operations):
+        keys, ranges = _changes_of(operation)
+        for key in keys:
+            if puts.setdefault(key, number) != number:
+                _refuse_twice(key)
+        deletes += [(number, each) for each in ranges]
+    if puts and deletes:
+        _refuse_put_and_deleted(puts, deletes)
+    return list(puts), [each for _, each in deletes]
 
 
-def _refuse_overlap(
-    puts: set[bytes],
-    other_puts: set[bytes],
-    deletes: list[tuple[bytes, bytes | None]],
+def _changes_of(operation: kv_pb2.Operation) -> _Changes:
+    match operation.WhichOneof("operation"):
+        case "put":
+            return [operation.put.key], []
+        case "delete_range":
+            request = operation.delete_range
+            return [], [range_bounds(request.key, request.range_end)]
+        case "txn":
+            then = _changes(operation.txn.success)
+            otherwise = _changes(operation.txn.failure)
+            return then[0] + otherwise[0], then[1] + otherwise[1]
+        case _:
+            return [], []
+
+
+def _refuse_put_and_deleted(
+    puts: Mapping[bytes, int], deletes: Sequence[tuple[int, _KeyRange]]
 ) -> None:
-    twice = next(iter(sorted(puts & other_puts)), None)
-    if twice is None:
-        for start, end in deletes:
-            for key in sorted(puts):
-                if start <= key and (end is None or key < end):
-                    twice = key
-    if twice is not None:
-        raise InvalidRequest(f"the transaction changes key {twice!r} twice")
+    """Refuse a key that one operation puts, and another one deletes."""
+    keys = sorted(puts)
+    # For each key, where the next one is that another operation puts.
+    next_other = [len(keys)] * len(keys)
+    for place in range(len(keys) - 2, -1, -1):
+        same = puts[keys[place]] == puts[keys[place + 1]]
+        next_other[place] = next_other[place + 1] if same else place + 1
+    for number, (start, end) in deletes:
+        first = bisect_left(keys, start)
+        behind = len(keys) if end is None else bisect_left(keys, end)
+        if first < behind and puts[keys[first]] == number:
+            first = next_other[first]
+        if first < behind:
+            _refuse_twice(keys[first])
+
+
+def _refuse_twice(key: bytes) -> NoReturn:
+    raise InvalidRequest(f"the transaction changes key {shown(key)} twice")

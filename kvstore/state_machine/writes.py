@@ -5,6 +5,7 @@ from itertools import islice
 
 from kvstore.errors import CorruptionError
 from kvstore.pb import kv_pb2
+from kvstore.state_machine.commands import shown
 from kvstore.state_machine.view import (
     NO_VERSION,
     Head,
@@ -82,8 +83,9 @@ def stored_version(view: ReadView, at: VersionId, key: bytes) -> Version:
     version = view.version(at)
     if version is None or version.key != key:
         raise CorruptionError(
-            f"version {at.revision}.{at.position} of key {key.hex()} is "
+            f"version {at.revision}.{at.position} of key {shown(key)} is "
             + ("missing" if version is None else "another key's"),
+            store="state",
             database="kv",
             key_hex=key.hex(),
             expected=key.hex(),
