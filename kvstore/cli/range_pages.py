@@ -6,8 +6,7 @@ from kvstore.cli.store import Store
 from kvstore.pb import kv_pb2
 
 PAGE_PAIRS_MAX = 10_000
-"""Large, because the server counts the whole rest of the range for each page. A page is
-bounded in bytes by the server's own limit anyway."""
+"""A page is bounded in bytes too, by the server's own limit."""
 
 _SORT_KEYS: dict[int, Callable[[kv_pb2.KeyValue], int | bytes]] = {
     kv_pb2.Range.VERSION: lambda pair: pair.version,
@@ -45,6 +44,8 @@ async def _pages_by_key(
 ) -> AsyncIterator[kv_pb2.RangeResult]:
     ask = kv_pb2.Range()
     ask.CopyFrom(request)
+    # Counting would look at the whole rest of the range for each page.
+    ask.without_count = not request.count_only
     left = request.limit
     while True:
         if not request.count_only:

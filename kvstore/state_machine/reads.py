@@ -16,12 +16,16 @@ from kvstore.errors import Compacted, FutureRevision, NewerFormat
 from kvstore.pb import kv_pb2
 from kvstore.state_machine.commands import check_key_storable, range_bounds
 from kvstore.state_machine.limits import PAIR_OVERHEAD_BYTES, RESPONSE_BYTES_MAX
-from kvstore.state_machine.view import NO_VERSION, Head, ReadView, Version, VersionId
+from kvstore.state_machine.view import Head, ReadView, Version, VersionId
 from kvstore.state_machine.writes import stored_version
 from kvstore.types import Revision
 
 SLICE_RECORDS = 1000
 """Records read between two stops: a few milliseconds."""
+
+_SLICE_RECORDS_MIN = 32
+"""A read of few pairs looks at this many keys at a time: deleted ones may be among them
+that compaction has not taken yet."""
 
 Reading = Generator[None, None, kv_pb2.RangeResult]
 
@@ -45,8 +49,12 @@ def read_range(
     """Read a range; the generator's value is the result.
 
     ``revision`` is that of the store at the moment of the read: now if None. Between
-    two steps the view may change, by whole entries. The result counts every pair in the
-    range, so the cost is O(keys in the range) even with a limit.
+    two steps the view may change, by whole entries.
+
+    The result counts every pair in the range, as etcd's does, so the cost is O(keys in
+    the range) even with a limit. ``without_count`` makes it O(pairs returned) for a
+    range in the order of its keys, ascending or descending. Any other order has to see
+    all of the range to know what comes first.
 
     Raises:
         FutureRevision, Compacted: the revision cannot be read. ``Compacted`` also when
@@ -112,9 +120,9 @@ def scan(
     """
     check_key_storable(request.key)
     compact_revision = view.progress.compact_revision
-    check_readable(request.revision, revision=newest, compact_revision=compact_revision)
-    result.revision = newest
     at = Revision(request.revision) if request.revision > 0 else newest
+    check_readable(at, revision=newest, compact_revision=compact_revision)
+    result.revision = newest
     selection = _Selection(request, budget)
     if request.range_end:
         yield from _find_range(view, request, at, selection)
@@ -122,7 +130,8 @@ def scan(
         found = yield from _find(view, request.key, head, at)
         if found is not None:
             selection.add(found)
-    result.count = selection.count
+    if not request.without_count:
+        result.count = selection.count
     if not request.count_only:
         yield from _fill(
             view,
@@ -158,9 +167,11 @@ def _find_range(
 ) -> Generator[None, None, None]:
     start, end = range_bounds(request.key, request.range_end)
     with_value = request.sort_target == kv_pb2.Range.VALUE and not request.count_only
+    reverse = _is_reverse(request)
     while True:
         # Seek anew for each slice: entries may have been applied since the last.
-        heads = list(islice(view.heads(start, end), SLICE_RECORDS))
+        wanted = selection.slice_records
+        heads = list(islice(view.heads(start, end, reverse=reverse), wanted))
         for key, head in heads:
             if head.at.revision <= at and not with_value:
                 if head.create_revision:
@@ -172,9 +183,12 @@ def _find_range(
             if with_value and found.value is None:
                 found.value = stored_version(view, found.at, key).value
             selection.add(found)
-        if len(heads) < SLICE_RECORDS:
+        if len(heads) < wanted or selection.is_settled:
             return
-        start = heads[-1][0] + b"\0"
+        if reverse:
+            end = heads[-1][0]
+        else:
+            start = heads[-1][0] + b"\0"
         yield from _stop(view, at)
 
 
@@ -185,19 +199,18 @@ def _find(
     at = head.at
     if at.revision <= revision:
         return _Found(key, at, head) if head.create_revision else None
-    steps = 0
+    steps = writes = 0
     while at.revision > revision:
-        at = stored_version(view, at, key).previous
+        newer = stored_version(view, at, key)
+        at, writes = newer.previous, newer.version
         steps += 1
         if steps % SLICE_RECORDS == 0:
             yield from _stop(view, revision)
-    if at == NO_VERSION:
+    if writes == 1:
+        # Created after the revision read: it follows nothing, or a tombstone, which
+        # compaction may have taken. What any other version follows must be there.
         return None
-    version = view.version(at)
-    if version is None and at.revision <= view.progress.compact_revision:
-        return None  # a tombstone that compaction took
-    version = stored_version(view, at, key)
-    return _Found(key, at, version) if version.create_revision else None
+    return _Found(key, at, stored_version(view, at, key))
 
 
 def _stop(view: ReadView, revision: Revision) -> Generator[None, None, None]:
@@ -214,8 +227,9 @@ def _stop(view: ReadView, revision: Revision) -> Generator[None, None, None]:
 class _Selection:
     """Counts pairs and keeps those that can be in the answer.
 
-    Pairs come in key order. Memory is O(pairs that fit into the answer), not O(range):
-    what cannot be in the answer whatever comes later is dropped now and then.
+    Pairs come in key order, descending if that is the order asked for. Memory is
+    O(pairs that fit into the answer), not O(range): what cannot be in the answer
+    whatever comes later is dropped now and then.
     """
 
     __slots__ = (
@@ -225,6 +239,7 @@ class _Selection:
         "_held_bytes",
         "_pairs_max",
         "_sort_key",
+        "_stops_early",
         "count",
     )
 
@@ -241,6 +256,20 @@ class _Selection:
             self._pairs_max = 0
         self._descending = request.sort_order == kv_pb2.Range.DESCEND
         self._sort_key = _sort_key(request)
+        self._stops_early = request.without_count and self._sort_key is None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing that may follow changes the answer: it is full, and more."""
+        return self._stops_early and self.count > len(self._candidates)
+
+    @property
+    def slice_records(self) -> int:
+        """How many keys to look at next: not many more than there is use for."""
+        if not self._stops_early:
+            return SLICE_RECORDS
+        needed = self._pairs_max - len(self._candidates) + 1
+        return min(max(needed, _SLICE_RECORDS_MIN), SLICE_RECORDS)
 
     def add(self, found: _Found) -> None:
         self.count += 1
@@ -290,14 +319,12 @@ _SortKey = Callable[[_Found], tuple[int, bytes]]
 
 
 def _sort_key(request: kv_pb2.Range) -> _SortKey | None:
-    """None: key order, in which pairs are found. No order is ascending, as in etcd."""
+    """None: the order in which pairs are found. No order is ascending, as in etcd."""
     order = request.sort_order
     if order not in _SORT_ORDERS:
         raise NewerFormat(f"range: sort order {order} is not known to this kvstore")
     match request.sort_target:
         case kv_pb2.Range.KEY:
-            if order == kv_pb2.Range.DESCEND:
-                return lambda found: (0, found.key)
             return None
         case kv_pb2.Range.VERSION:
             return lambda found: (found.version, b"")
@@ -309,6 +336,14 @@ def _sort_key(request: kv_pb2.Range) -> _SortKey | None:
             return lambda found: (0, found.value or b"")
         case target:
             raise NewerFormat(f"range: sort target {target} is not known here")
+
+
+def _is_reverse(request: kv_pb2.Range) -> bool:
+    """Whether to look at the keys from the last to the first."""
+    return (
+        request.sort_target == kv_pb2.Range.KEY
+        and request.sort_order == kv_pb2.Range.DESCEND
+    )
 
 
 _SORT_ORDERS = frozenset(kv_pb2.Range.SortOrder.values())

@@ -95,10 +95,13 @@ class ReadView(Protocol):
 
     def head(self, key: bytes) -> Head | None: ...
 
-    def heads(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, Head]]:
+    def heads(
+        self, start: bytes, end: bytes | None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, Head]]:
         """Heads of keys in ``[start, end)`` in key order; ``end`` None is unbounded.
 
-        The view must not change while the iterator lives.
+        ``reverse``: from the last key to the first. The view must not change while the
+        iterator lives.
         """
         ...
 

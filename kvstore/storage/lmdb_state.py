@@ -17,13 +17,12 @@ it replaces. An entry's own bytes, and the pages that the entries before it in t
 transaction copied, are bounded by ``HEADROOM_BYTES``; a transaction that nears it is
 committed at the end of an entry. Address space costs nothing: the file grows by use.
 
-``state_format.py`` says what is stored.
+``state_format.py`` says what is stored, ``state_reader.py`` how it is found.
 """
 
 import errno
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from operator import itemgetter
 from pathlib import Path
 from typing import NoReturn, Self
 
@@ -44,7 +43,6 @@ from kvstore.storage.scrubber import ScrubTarget
 from kvstore.storage.state_format import (
     DATABASES,
     HEADS,
-    LONG_KEY_PREFIX_BYTES,
     META,
     PROGRESS_KEY,
     STORE,
@@ -53,6 +51,7 @@ from kvstore.storage.state_format import (
     head_key,
     version_key,
 )
+from kvstore.storage.state_reader import StateReader
 from kvstore.storage.state_scrub import scrub_databases
 
 HEADROOM_BYTES = 512 * 1024 * 1024
@@ -68,7 +67,7 @@ class StateSnapshot:
 
     __slots__ = ("_reader", "_txn", "progress")
 
-    def __init__(self, reader: "_Reader", txn: Transaction) -> None:
+    def __init__(self, reader: StateReader, txn: Transaction) -> None:
         self._reader = reader
         self._txn = txn
         self.progress = reader.progress(txn)
@@ -76,8 +75,10 @@ class StateSnapshot:
     def head(self, key: bytes) -> Head | None:
         return self._reader.head(self._txn, key)
 
-    def heads(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, Head]]:
-        return self._reader.heads(self._txn, start, end)
+    def heads(
+        self, start: bytes, end: bytes | None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, Head]]:
+        return self._reader.heads(self._txn, start, end, reverse=reverse)
 
     def version(self, at: VersionId) -> Version | None:
         return self._reader.version(self._txn, at)
@@ -97,6 +98,7 @@ class LMDBState:
         "_progress",
         "_reader",
         "_reading",
+        "_records_whole",
         "_txn",
         "_versions",
         "environment",
@@ -112,8 +114,9 @@ class LMDBState:
         self.records_pending = 0
         """Records written since the transaction began."""
         self._bytes_pending = 0
+        self._records_whole = 0  # of those pending, written by whole entries
         self._codecs = codecs
-        self._reader = _Reader(environment, codecs)
+        self._reader = StateReader(environment, codecs)
         self._versions = environment.database(VERSIONS)
         self._heads = environment.database(HEADS)
         # The write transaction or, while there is none, a reading one once needed.
@@ -121,6 +124,7 @@ class LMDBState:
         self._reading: AbstractContextManager[Transaction] | None = None
         with environment.read() as txn:
             self._progress = self._reader.progress(txn)
+            self._reader.check_newest(txn, self._progress)
         self._committed = self._progress
 
     @classmethod
@@ -180,14 +184,18 @@ class LMDBState:
         self._make_room()
         self._txn = self.environment.begin_write()
         self.in_transaction = True
-        self.records_pending = self._bytes_pending = 0
+        self.records_pending = self._bytes_pending = self._records_whole = 0
 
     def commit(self) -> None:
         """Make everything applied so far durable but for a power cut (see the module).
 
+        Nothing may have been written since the progress was last set: a replay would
+        apply that entry twice.
+
         Raises:
             OSError: it is not known what is stored; what was pending is gone from here.
         """
+        assert self.records_pending == self._records_whole, "half an entry"
         txn, progress = self._end_writing(), self._progress
         self._progress = self._committed  # until it is sure
         try:
@@ -239,6 +247,7 @@ class LMDBState:
         """
         assert self.in_transaction, "progress without a transaction"
         self._progress = progress
+        self._records_whole = self.records_pending
         copied = self.records_pending * _PAGES_PER_RECORD * _PAGE_BYTES
         if copied + self._bytes_pending > _COMMIT_AT_BYTES:
             self.commit()
@@ -268,16 +277,19 @@ class LMDBState:
         try:
             txn = self._txn or self._begin_reading()
             record = txn.get(stored_key, None, self._heads)
+            if record is None:
+                self._reader.check_absent(txn, stored_key)
+                return None
         except lmdb.Error as error:
             self._refuse(error)
-        if record is None:
-            return None
         return self._codecs.decode_head(stored_key, record)[1]
 
-    def heads(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, Head]]:
+    def heads(
+        self, start: bytes, end: bytes | None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, Head]]:
         try:
             txn = self._txn or self._begin_reading()
-            yield from self._reader.heads(txn, start, end)
+            yield from self._reader.heads(txn, start, end, reverse=reverse)
         except lmdb.Error as error:
             self._refuse(error)
 
@@ -317,13 +329,14 @@ class LMDBState:
     def append_version(self, at: VersionId, version: Version) -> None:
         stored_key = version_key(at)
         record = self._codecs.encode_version(stored_key, at, version)
+        txn = self._writing()
         try:
-            stored = self._writing().put(
-                stored_key, record, append=True, db=self._versions
-            )
+            stored = txn.put(stored_key, record, append=True, db=self._versions)
         except lmdb.Error as error:
             self._refuse(error)
-        assert stored, f"version {at} is not the newest"
+        if not stored:
+            newest = self._reader.newest(txn)  # damaged, or we are
+            raise AssertionError(f"version {at} does not follow {newest}")
         self.records_pending += 1
         self._bytes_pending += len(record)
 
@@ -377,82 +390,6 @@ class LMDBState:
                 errno.ENOSPC, f"the {STORE} store has reached its largest size"
             ) from error
         self.environment.translate(error)
-
-
-class _Reader:
-    """The reading half, over any transaction."""
-
-    __slots__ = ("_codecs", "_heads", "_meta", "_versions")
-
-    def __init__(self, environment: Environment, codecs: StateCodecs) -> None:
-        self._codecs = codecs
-        self._heads = environment.database(HEADS)
-        self._meta = environment.database(META)
-        self._versions = environment.database(VERSIONS)
-
-    def progress(self, txn: Transaction) -> Progress:
-        record = txn.get(PROGRESS_KEY, db=self._meta)
-        if record is None:
-            # Every state was created with one.
-            raise self._codecs.meta.corruption(PROGRESS_KEY, "is missing")
-        return self._codecs.decode_progress(record)
-
-    def head(self, txn: Transaction, key: bytes) -> Head | None:
-        stored_key = head_key(key)
-        record = txn.get(stored_key, db=self._heads)
-        return (
-            None if record is None else self._codecs.decode_head(stored_key, record)[1]
-        )
-
-    def heads(
-        self, txn: Transaction, start: bytes, end: bytes | None
-    ) -> Iterator[tuple[bytes, Head]]:
-        """Keys that share a prefix of LONG_KEY_PREFIX_BYTES are sorted in memory."""
-        cursor = txn.cursor(db=self._heads)
-        if not cursor.set_range(start[:LONG_KEY_PREFIX_BYTES]):
-            return
-        decode = self._codecs.decode_head
-        group: list[tuple[bytes, Head]] = []
-        prefix = b""
-        for stored_key, record in cursor.iternext():
-            if group and not stored_key.startswith(prefix):
-                yield from _within(group, start, end)
-                group = []
-            if end is not None and stored_key[:LONG_KEY_PREFIX_BYTES] >= end:
-                return
-            if len(stored_key) < LONG_KEY_PREFIX_BYTES:
-                yield decode(stored_key, record)
-            else:
-                prefix = stored_key[:LONG_KEY_PREFIX_BYTES]
-                group.append(decode(stored_key, record))
-        yield from _within(group, start, end)
-
-    def version(self, txn: Transaction, at: VersionId) -> Version | None:
-        stored_key = version_key(at)
-        record = txn.get(stored_key, None, self._versions)
-        if record is None:
-            return None
-        return self._codecs.decode_version(stored_key, record)
-
-    def versions(
-        self, txn: Transaction, start: VersionId
-    ) -> Iterator[tuple[VersionId, Version]]:
-        cursor = txn.cursor(db=self._versions)
-        if not cursor.set_range(version_key(start)):
-            return
-        for stored_key, record in cursor.iternext():
-            at = self._codecs.decode_version_id(stored_key)
-            yield at, self._codecs.decode_version(stored_key, record)
-
-
-def _within(
-    group: list[tuple[bytes, Head]], start: bytes, end: bytes | None
-) -> Iterator[tuple[bytes, Head]]:
-    """Those of a group in ``[start, end)``, in key order."""
-    group.sort(key=itemgetter(0))
-    for key, head in group:
-        if start <= key and (end is None or key < end):
-            yield key, head
 
 
 def _satisfies(state: LMDBState, snapshot: StateSnapshot) -> tuple[StateView, ReadView]:

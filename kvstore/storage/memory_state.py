@@ -40,10 +40,13 @@ class MemoryState:
     def head(self, key: bytes) -> Head | None:
         return self._heads.get(key)
 
-    def heads(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, Head]]:
+    def heads(
+        self, start: bytes, end: bytes | None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, Head]]:
         keys = self._head_keys
-        stop = len(keys) if end is None else bisect_left(keys, end)
-        for number in range(bisect_left(keys, start), stop):
+        behind = len(keys) if end is None else bisect_left(keys, end)
+        numbers = range(bisect_left(keys, start), behind)
+        for number in reversed(numbers) if reverse else numbers:
             yield keys[number], self._heads[keys[number]]
 
     def put_head(self, key: bytes, head: Head) -> None:

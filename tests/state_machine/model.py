@@ -345,7 +345,9 @@ def select(store: Store, request: kv_pb2.Range, revision: int) -> kv_pb2.RangeRe
         for key in sorted(store)
         if inside(key, request.key, request.range_end)
     ]
-    result = kv_pb2.RangeResult(revision=revision, count=len(found))
+    result = kv_pb2.RangeResult(revision=revision)
+    if not request.without_count:
+        result.count = len(found)
     if request.count_only:
         return result
     if request.sort_order or request.sort_target:

@@ -48,6 +48,7 @@ ranges = st.builds(
     sort_target=st.integers(0, 4),
     keys_only=st.booleans(),
     count_only=st.sampled_from([False, False, False, True]),
+    without_count=st.booleans(),
 )
 small = st.integers(0, 5)
 compares = st.one_of(

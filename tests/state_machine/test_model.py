@@ -32,7 +32,7 @@ from tests.state_machine.strategies import (
 
 small_steps = (
     patch.object(compaction, "COMPACTION_RECORDS_PER_ENTRY", 2),
-    patch.object(reads, "SLICE_RECORDS", 2),
+    patch.multiple(reads, SLICE_RECORDS=2, _SLICE_RECORDS_MIN=1),
     patch.object(writes, "_SLICE_KEYS", 2),
 )
 """With few keys, bounded steps end early only if they are very small."""
