@@ -56,7 +56,8 @@ class AsyncClient:
     leader, trying again. Cancelling a task that waits for a write does not take the
     write back.
 
-    ``transport`` carries the requests instead of connections to ``endpoints``.
+    A client belongs to the event loop in which it is first used. ``transport`` carries
+    its requests instead of connections to ``endpoints``.
     """
 
     def __init__(
@@ -106,7 +107,9 @@ class AsyncClient:
         result, header = await self._pipeline.submit(
             encoded, is_read=False, timeout_s=timeout_s
         )
-        return put_from_pb(result.put, header)
+        if prev_kv:
+            return put_from_pb(result.put, header)
+        return PutResult(revision=result.put.revision, previous=None, header=header)
 
     async def get(
         self, key: Text, *, revision: int = 0, timeout_s: float | None = None
@@ -248,6 +251,4 @@ class AsyncClient:
 
         Raises ``Unavailable`` if that node does not answer; no other is asked.
         """
-        pipeline = self._pipeline
-        patience_s = pipeline.timeout_s if timeout_s is None else timeout_s
-        return status_from_pb(await pipeline.transport.status(endpoint, patience_s))
+        return status_from_pb(await self._pipeline.status(endpoint, timeout_s))

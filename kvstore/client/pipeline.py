@@ -5,6 +5,7 @@ operation in flight belongs to the pipeline, never to the task that awaits it.
 """
 
 import asyncio
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from kvstore.client.transport import Transport
 from kvstore.errors import (
     Busy,
     Closed,
+    ConfigError,
     CorruptionError,
     DeadlineExceeded,
     InvalidRequest,
@@ -21,7 +23,7 @@ from kvstore.errors import (
     OutcomeUnknown,
     Unavailable,
 )
-from kvstore.pb import kv_pb2
+from kvstore.pb import cluster_pb2, kv_pb2
 from kvstore.rpc.errors import clone, error_from_pb
 
 BACKOFF_S_MIN = 0.01
@@ -34,6 +36,9 @@ OPEN_MAX = 65_536
 OPEN_BYTES_MAX = 64 << 20
 """Bytes of the same."""
 _CLOCK_TICK_S = 0.001
+_TIMEOUT_S_MAX = 1e6
+"""What a node is told of a longer patience: its own limit is below that anyway."""
+_CLOSED_BEFORE = "it was closed before the call; nothing was sent"
 _CLOSED_MEANWHILE = "it was closed during the call; nothing was applied"
 
 Answer = tuple[kv_pb2.Result, ResponseHeader]
@@ -61,11 +66,17 @@ class Pipeline:
     """Carries encoded operations over a transport, each to its own answer.
 
     ``timeout_s`` is how long an operation may take that does not say so itself.
+
+    Raises:
+        ConfigError: ``timeout_s`` is not above 0.
     """
 
     def __init__(self, transport: Transport, *, timeout_s: float) -> None:
-        self.transport = transport
-        self.timeout_s = timeout_s
+        if not timeout_s > 0:
+            raise ConfigError(f"timeout_s is {timeout_s}; it must be above 0")
+        self._transport = transport
+        self._timeout_s = timeout_s
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._writes: list[Pending] = []
         self._reads: list[Pending] = []
         self._flush_due = False
@@ -73,6 +84,7 @@ class Pipeline:
         self._open_bytes = 0
         self._room = asyncio.Event()
         self._sweep: asyncio.TimerHandle | None = None
+        self._sweep_due = math.inf
         self._connecting: asyncio.Task[None] | None = None
         self._closed = False
         self._jitter = random.Random()
@@ -101,16 +113,19 @@ class Pipeline:
             KVStoreError: any other: it was not applied.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + (self.timeout_s if timeout_s is None else timeout_s)
+        if loop is not self._loop:
+            self._bind(loop)
+        patience_s = self._timeout_s if timeout_s is None else _checked(timeout_s)
+        deadline = loop.time() + patience_s
         if len(self._open) >= OPEN_MAX or self._open_bytes >= OPEN_BYTES_MAX:
             await self._wait_for_room(deadline)
         if self._closed:
-            raise Closed("it was closed before the call; nothing was sent")
+            raise Closed(_CLOSED_BEFORE)
         pending = Pending(encoded, is_read, loop.create_future(), deadline)
         self._open.add(pending)
         self._open_bytes += len(encoded)
         # One timer, at the earliest deadline: one for each operation costs too much.
-        if self._sweep is None or deadline < self._sweep.when():
+        if deadline < self._sweep_due:
             self._sweep_at(deadline)
         (self._reads if is_read else self._writes).append(pending)
         if not self._flush_due:
@@ -123,13 +138,26 @@ class Pipeline:
             self._open_bytes -= len(encoded)
             self._room.set()
 
+    async def status(
+        self, endpoint: str | None, timeout_s: float | None
+    ) -> cluster_pb2.StatusResponse:
+        """What one node says of itself.
+
+        Raises:
+            Unavailable: it does not answer. Closed: the client is closed. Definite.
+        """
+        if self._closed:
+            raise Closed(_CLOSED_BEFORE)
+        patience_s = self._timeout_s if timeout_s is None else _checked(timeout_s)
+        return await self._transport.status(endpoint, patience_s)
+
     async def close(self) -> None:
         """Answer everybody, and close the transport. Repeatable."""
         self._closed = True
         if (connecting := self._connecting) is not None:
             connecting.cancel()
             await asyncio.gather(connecting, return_exceptions=True)
-        await self.transport.close()
+        await self._transport.close()
         # Who has left was answered by the transport: the rest waits for another try.
         for pending in self._open:
             self._settle_error(pending, Closed(_CLOSED_MEANWHILE))
@@ -138,6 +166,13 @@ class Pipeline:
         self._room.set()
 
     # ------------------------------------------------------------------ waiting
+
+    def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The first call decides; what is in flight is of that loop."""
+        if self._loop is not None:
+            message = "it belongs to the event loop in which it was first used"
+            raise RuntimeError(f"{message}: open one in each")
+        self._loop = loop
 
     async def _wait_for_room(self, deadline: float) -> None:
         """Backpressure: a caller past the bounds waits, within its deadline."""
@@ -157,9 +192,11 @@ class Pipeline:
             self._sweep.cancel()
         loop = asyncio.get_running_loop()
         self._sweep = loop.call_at(deadline, self._sweep_deadlines)
+        self._sweep_due = deadline
 
     def _sweep_deadlines(self) -> None:
         self._sweep = None
+        self._sweep_due = math.inf
         # A timer may come a clock tick early.
         now = asyncio.get_running_loop().time() + _CLOCK_TICK_S
         later = None
@@ -179,8 +216,8 @@ class Pipeline:
             pending.waiting.set_exception(DeadlineExceeded(message))
             return
         cause = "no answer" if pending.left else pending.cause
-        if not self.transport.ready:
-            cause = self.transport.trouble
+        if not self._transport.ready:
+            cause = self._transport.trouble
         message = f"not done in time, and not applied: {cause}"
         pending.waiting.set_exception(Unavailable(message))
 
@@ -194,7 +231,7 @@ class Pipeline:
     def _flush(self) -> None:
         """Everything ready in this turn of the loop leaves together."""
         self._flush_due = False
-        if not self.transport.ready:
+        if not self._transport.ready:
             if self._connecting is None and not self._closed:
                 self._connecting = asyncio.create_task(self._connect())
             return
@@ -215,8 +252,8 @@ class Pipeline:
         # The longest: a node that gives up early would fail those who still wait.
         deadline = max([pending.deadline for pending in group])
         remaining_s = deadline - asyncio.get_running_loop().time()
-        request.timeout_ms = max(1, int(remaining_s * 1_000))
-        self.transport.send(
+        request.timeout_ms = max(1, int(min(remaining_s, _TIMEOUT_S_MAX) * 1_000))
+        self._transport.send(
             request, lambda response, error: self._settle(group, response, error)
         )
 
@@ -226,7 +263,7 @@ class Pipeline:
         try:
             while self._has_waiting():
                 try:
-                    await self.transport.connect()
+                    await self._transport.connect()
                     self._flush_soon()
                     return
                 except Unavailable:
@@ -328,7 +365,7 @@ class Pipeline:
 
     def _may_repeat(self, pending: Pending, error: KVStoreError) -> bool:
         """Whether sending again is safe and can help."""
-        if isinstance(error, Closed | CorruptionError) and not self.transport.recovers:
+        if isinstance(error, Closed | CorruptionError) and not self._transport.recovers:
             return False
         if isinstance(error, Closed):
             return True  # the node closed before the request: another may take it
@@ -343,6 +380,12 @@ class Pipeline:
             return
         (self._reads if pending.is_read else self._writes).append(pending)
         self._flush_soon()
+
+
+def _checked(timeout_s: float) -> float:
+    if not timeout_s >= 0:  # so that NaN is refused
+        raise InvalidRequest(f"timeout_s is {timeout_s}; it must not be negative")
+    return timeout_s
 
 
 def _is_better_elsewhere(error: KVStoreError) -> bool:

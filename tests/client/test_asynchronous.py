@@ -1,6 +1,7 @@
 """The asyncio client against nodes that misbehave on command."""
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ def impatient(*nodes: Any) -> AsyncClient:
 
 
 def carrier(client: AsyncClient) -> ClusterTransport:
-    transport = client._pipeline.transport
+    transport = client._pipeline._transport
     assert isinstance(transport, ClusterTransport)
     return transport
 
@@ -402,9 +403,59 @@ def test_closing_ends_what_waits_for_another_try(fake_nodes: Any) -> None:
     asyncio.run(scenario())
 
 
-def test_a_client_needs_an_endpoint() -> None:
+def test_a_client_needs_an_endpoint_and_patience() -> None:
     with pytest.raises(ConfigError):
         AsyncClient([])
+    with pytest.raises(ConfigError):
+        AsyncClient(["127.0.0.1:1"], timeout_s=0)
+
+
+@pytest.mark.parametrize("patience_s", [math.inf, 1e12])
+def test_any_patience_is_possible(fake_nodes: Any, patience_s: float) -> None:
+    async def scenario() -> None:
+        async with fake_nodes(1) as (node,), AsyncClient([node.address]) as client:
+            assert (await client.put("k", "v", timeout_s=patience_s)).revision == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("patience_s", [math.nan, -1])
+def test_senseless_patience_is_refused(fake_nodes: Any, patience_s: float) -> None:
+    """Goal: the mistake of one caller is not the trouble of those beside it."""
+
+    async def scenario() -> None:
+        async with fake_nodes(1) as (node,), AsyncClient([node.address]) as client:
+            good = asyncio.create_task(client.put("k", "v"))
+            with pytest.raises(InvalidRequest, match="timeout_s"):
+                await client.put("k", "v", timeout_s=patience_s)
+            with pytest.raises(InvalidRequest, match="timeout_s"):
+                await client.status(timeout_s=patience_s)
+            assert (await good).revision == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_client_says_that_it_belongs_to_another_loop(fake_nodes: Any) -> None:
+    """Goal: the alternative is a call that never ends."""
+    client = AsyncClient(["127.0.0.1:1"])
+
+    async def use() -> None:
+        await client.put("k", "v", timeout_s=0.01)
+
+    with pytest.raises(Unavailable):
+        asyncio.run(use())
+    with pytest.raises(RuntimeError, match="event loop"):
+        asyncio.run(use())
+
+
+def test_a_closed_client_gives_no_status(fake_nodes: Any) -> None:
+    async def scenario() -> None:
+        client = AsyncClient(["127.0.0.1:1"])
+        await client.close()
+        with pytest.raises(Closed):
+            await client.status()
+
+    asyncio.run(scenario())
 
 
 def test_a_request_queued_on_a_stream_that_breaks_is_sent_elsewhere(

@@ -160,7 +160,7 @@ def test_a_node_that_is_closed_beneath_its_client_refuses(tmp_path: Path) -> Non
     async def scenario() -> None:
         async with kvstore.open_async(tmp_path / "data") as store:
             await store.put("k", "v")
-            transport = store._pipeline.transport
+            transport = store._pipeline._transport
             assert isinstance(transport, NodeTransport)
             await transport._node.close()
             async with asyncio.timeout(PROMPTLY_S):
