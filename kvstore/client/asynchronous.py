@@ -130,6 +130,7 @@ class AsyncClient:
         revision: int = 0,
         keys_only: bool = False,
         count_only: bool = False,
+        without_count: bool = False,
         sort_by: SortBy = "key",
         descending: bool = False,
         timeout_s: float | None = None,
@@ -139,6 +140,7 @@ class AsyncClient:
         An empty bound is none: ``range("a")`` is everything from ``a`` on, ``range()``
         everything. An answer is bounded in bytes by the node, and by ``limit`` (0 is no
         limit); ``more`` says if there are further pairs: :meth:`scan` reads them all.
+        To count is to look at every key of the range: ``without_count`` saves that.
         """
         request = range_to_pb(
             span(start, end, prefix),
@@ -146,6 +148,7 @@ class AsyncClient:
             revision=revision,
             keys_only=keys_only,
             count_only=count_only,
+            without_count=without_count,
             sort_by=sort_by,
             descending=descending,
         )
@@ -179,6 +182,7 @@ class AsyncClient:
                 limit=page_pairs_max,
                 revision=scan.revision,
                 keys_only=keys_only,
+                without_count=True,
                 descending=descending,
                 timeout_s=timeout_s,
             )

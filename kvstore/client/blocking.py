@@ -96,6 +96,7 @@ class Client:
         revision: int = 0,
         keys_only: bool = False,
         count_only: bool = False,
+        without_count: bool = False,
         sort_by: SortBy = "key",
         descending: bool = False,
         timeout_s: float | None = None,
@@ -105,6 +106,7 @@ class Client:
         An empty bound is none: ``range("a")`` is everything from ``a`` on, ``range()``
         everything. An answer is bounded in bytes by the node, and by ``limit`` (0 is no
         limit); ``more`` says if there are further pairs: :meth:`scan` reads them all.
+        To count is to look at every key of the range: ``without_count`` saves that.
         """
         return self._thread.run(
             lambda it: it.range(
@@ -115,6 +117,7 @@ class Client:
                 revision=revision,
                 keys_only=keys_only,
                 count_only=count_only,
+                without_count=without_count,
                 sort_by=sort_by,
                 descending=descending,
                 timeout_s=timeout_s,
@@ -148,6 +151,7 @@ class Client:
                 limit=page_pairs_max,
                 revision=scan.revision,
                 keys_only=keys_only,
+                without_count=True,
                 descending=descending,
                 timeout_s=timeout_s,
             )

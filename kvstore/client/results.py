@@ -58,7 +58,7 @@ class RangeResult:
 
     items: tuple[KeyValue, ...]
     count: int
-    """Pairs in the whole range, whatever the limit."""
+    """Pairs in the whole range, whatever the limit; 0 ``without_count``."""
     more: bool
     """Whether the range has more pairs than ``items``."""
     revision: int

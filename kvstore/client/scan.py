@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from kvstore.client.keys import Text
 from kvstore.client.results import RangeResult
 
-SCAN_PAGE_PAIRS_MAX = 10_000
-"""Large, because a node counts the whole rest of the range for each page. A page is
-bounded in bytes by the node's own limit anyway."""
+SCAN_PAGE_PAIRS_MAX = 1_000
+"""Enough that the round trip of a page costs little beside its pairs. A page is bounded
+in bytes by the node's own limit."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -151,6 +151,7 @@ class Op:
         revision: int = 0,
         keys_only: bool = False,
         count_only: bool = False,
+        without_count: bool = False,
         sort_by: SortBy = "key",
         descending: bool = False,
     ) -> Self:
@@ -161,6 +162,7 @@ class Op:
             revision=revision,
             keys_only=keys_only,
             count_only=count_only,
+            without_count=without_count,
             sort_by=sort_by,
             descending=descending,
         )
@@ -210,6 +212,7 @@ def range_to_pb(
     revision: int,
     keys_only: bool,
     count_only: bool,
+    without_count: bool,
     sort_by: SortBy,
     descending: bool,
 ) -> kv_pb2.Range:
@@ -235,6 +238,7 @@ def range_to_pb(
         revision=revision,
         keys_only=keys_only,
         count_only=count_only,
+        without_count=without_count,
         sort_order=kv_pb2.Range.DESCEND if descending else kv_pb2.Range.ASCEND,
         sort_target=target,
     )

@@ -77,6 +77,37 @@ def test_both_faces_are_the_same_but_for_waiting() -> None:
         assert inspect.getdoc(blocking[name]) == inspect.getdoc(method), name
 
 
+def passed_on(name: str, arguments: dict[str, object]) -> object:
+    """What a blocking operation hands to the asyncio one of the same name."""
+    method = getattr(AsyncClient, name)
+
+    class Recorder:
+        async def record(self, *args: Any, **kwargs: Any) -> object:
+            return inspect.signature(method).bind(self, *args, **kwargs).arguments
+
+    recorder = Recorder()
+    setattr(recorder, name, recorder.record)
+
+    @contextlib.asynccontextmanager
+    async def entered() -> AsyncIterator[Any]:
+        yield recorder
+
+    with Client.holding(entered) as client:
+        handed = getattr(client, name)(**arguments)
+    assert isinstance(handed, dict)
+    handed.pop("self")
+    return handed
+
+
+@pytest.mark.parametrize("name", sorted(set(public(Client)) - {"close", "scan"}))
+def test_every_argument_is_passed_on(name: str) -> None:
+    """Goal: no option is accepted and forgotten. Method: a value of its own for each
+    parameter, and an asyncio face that returns what it was given."""
+    parameters = list(inspect.signature(getattr(Client, name)).parameters)[1:]
+    arguments: dict[str, object] = {it: object() for it in parameters}
+    assert passed_on(name, arguments) == arguments
+
+
 def test_threads_share_a_client(fake_nodes: Any) -> None:
     with (
         node_in_a_thread(fake_nodes) as node,

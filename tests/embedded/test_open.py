@@ -172,6 +172,9 @@ def test_a_range_has_open_and_closed_bounds(tmp_path: Path) -> None:
         assert keys(newest) == b"a"
         assert (newest.more, newest.count) == (True, 5)
         assert keys(store.range(sort_by="value")) == b"bcdea"
+        assert store.range(count_only=True, limit=1).count == 5
+        page = store.range(limit=2, without_count=True)
+        assert (keys(page), page.more, page.count) == (b"ab", True, 0)
 
 
 def test_deletes_take_a_key_a_range_or_a_prefix(tmp_path: Path) -> None:
