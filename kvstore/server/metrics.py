@@ -42,6 +42,11 @@ class Metrics:
         except OSError as error:
             raise ConfigError(f"cannot bind metrics {address}: {error}") from error
 
+    @property
+    def port(self) -> int:
+        """At which scrapes are answered; 0 if none are."""
+        return 0 if self._serving is None else self._serving[0].server_port
+
     def close(self) -> None:
         """Answer no more; blocks for up to half a second."""
         if self._serving is not None:

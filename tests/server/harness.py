@@ -1,0 +1,167 @@
+"""Real nodes in this process: founded in a folder, served over loopback."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from kvstore.config import Config
+from kvstore.founding import found
+from kvstore.pb import cluster_pb2_grpc, kv_pb2, kv_pb2_grpc
+from kvstore.raft.messages import Entry, HardState
+from kvstore.rpc.options import CLIENT_CHANNEL_OPTIONS
+from kvstore.server.node import Node
+
+PATIENCE_S = 10.0
+SCENARIO_S = 60.0
+CLUSTER_ID = b"c" * 16
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    """In a loop of its own. A scenario that hangs fails where it hangs."""
+
+    async def bounded() -> None:
+        async with asyncio.timeout(SCENARIO_S):
+            await scenario
+
+    asyncio.run(bounded())
+
+
+def configs(folder: Path, size: int = 1, **settings: Any) -> list[Config]:
+    """Found a cluster on free ports of the loopback, and say how to run it."""
+    sockets = [socket.socket() for _ in range(size)]
+    for bound in sockets:
+        bound.bind(("127.0.0.1", 0))
+    members = {
+        number: f"127.0.0.1:{bound.getsockname()[1]}"
+        for number, bound in enumerate(sockets, 1)
+    }
+    for bound in sockets:
+        bound.close()
+    made = []
+    for number in members:
+        path = folder / f"node{number}"
+        found(path, node_id=number, cluster_id=CLUSTER_ID, members=members)
+        made.append(Config(data_dir=path, **{"scrub": False} | settings))
+    return made
+
+
+@asynccontextmanager
+async def running(folder: Path, **settings: Any) -> AsyncIterator[Node]:
+    """A cluster of one, led."""
+    (config,) = configs(folder, **settings)
+    async with Node(config) as node:
+        await eventually(lambda: node.replica.raft.is_leader)
+        yield node
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """For a condition that nothing announces."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.001)
+
+
+class Medium:
+    """Stands between a node and its log: it holds writes back, or refuses them."""
+
+    def __init__(self, node: Node) -> None:
+        self._log = node.stores.log
+        self._gate = threading.Event()
+        self._gate.set()
+        self.error: BaseException | None = None
+        node._log_thread._log = self  # type: ignore[assignment]
+
+    def append(self, hard_state: HardState | None, entries: Sequence[Entry]) -> None:
+        assert self._gate.wait(PATIENCE_S)
+        if self.error is not None:
+            raise self.error
+        self._log.append(hard_state, entries)
+
+    def hold(self) -> None:
+        self._gate.clear()
+
+    def release(self) -> None:
+        self._gate.set()
+
+
+class Rpc:
+    """The stubs of one node, as a foreign client has them."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+        self.kv: Any = kv_pb2_grpc.KVStub(channel)
+        self.cluster: Any = cluster_pb2_grpc.ClusterStub(channel)
+
+
+@asynccontextmanager
+async def dialled(node: Node) -> AsyncIterator[Rpc]:
+    async with grpc.aio.insecure_channel(
+        node.address, options=list(CLIENT_CHANNEL_OPTIONS)
+    ) as channel:
+        yield Rpc(channel)
+
+
+def puts(*keys: str, value: bytes = b"v") -> bytes:
+    """An encoded batch."""
+    commands = [
+        kv_pb2.Command(put=kv_pb2.Put(key=key.encode(), value=value)) for key in keys
+    ]
+    return kv_pb2.CommandBatch(commands=commands).SerializeToString()
+
+
+def writes(
+    *keys: str, request_id: int = 1, value: bytes = b"v"
+) -> kv_pb2.OperateRequest:
+    return kv_pb2.OperateRequest(id=request_id, writes=puts(*keys, value=value))
+
+
+def reads(*keys: str, request_id: int = 1) -> kv_pb2.OperateRequest:
+    ranges = [kv_pb2.Range(key=key.encode()) for key in keys]
+    return kv_pb2.OperateRequest(id=request_id, reads=kv_pb2.RangeBatch(ranges=ranges))
+
+
+def everything(request_id: int = 1, **fields: Any) -> kv_pb2.OperateRequest:
+    request = kv_pb2.Range(key=b"\0", range_end=b"\0", **fields)
+    batch = kv_pb2.RangeBatch(ranges=[request])
+    return kv_pb2.OperateRequest(id=request_id, reads=batch)
+
+
+async def value_of(node: Node, key: str) -> bytes | None:
+    """Read a key inside the process."""
+    response = await node.operate(reads(key))
+    assert not response.HasField("error"), response.error
+    (result,) = response.results.results
+    return result.range.kvs[0].value if result.range.kvs else None
+
+
+async def put(node: Node, *keys: str, value: bytes = b"v") -> None:
+    response = await node.operate(writes(*keys, value=value))
+    assert not response.HasField("error"), response.error
+
+
+def flip_on_disk(environment: Path, wanted: bytes) -> None:
+    """Flip the last bit of ``wanted``, wherever an LMDB file holds it.
+
+    In place, so that a process which has the file mapped sees it too.
+    """
+    data = environment / "data.mdb"
+    content = data.read_bytes()
+    places = list(_places(content, wanted))
+    assert places, "the bytes to damage are not in the file"
+    with data.open("r+b") as file:
+        for place in places:
+            file.seek(place + len(wanted) - 1)
+            file.write(bytes([wanted[-1] ^ 1]))
+
+
+def _places(content: bytes, wanted: bytes) -> Iterator[int]:
+    place = content.find(wanted)
+    while place >= 0:
+        yield place
+        place = content.find(wanted, place + 1)
