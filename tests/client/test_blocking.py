@@ -122,6 +122,26 @@ def test_threads_share_a_client(fake_nodes: Any) -> None:
         assert client.get("absent") is None
 
 
+@pytest.mark.parametrize("with_uvloop", [True, False])
+def test_a_client_runs_in_either_loop(
+    fake_nodes: Any, with_uvloop: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: uvloop is taken where there is one, and not missed elsewhere."""
+    if not with_uvloop:
+        monkeypatch.setitem(sys.modules, "uvloop", None)
+    used: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def entered() -> AsyncIterator[AsyncClient]:
+        used.append(type(asyncio.get_running_loop()).__module__)
+        async with AsyncClient(node.address) as client:
+            yield client
+
+    with node_in_a_thread(fake_nodes) as node, Client.holding(entered) as client:
+        assert client.put("k", "v").revision == 1
+    assert used[0].startswith("uvloop") == with_uvloop
+
+
 def test_errors_reach_the_calling_thread(fake_nodes: Any) -> None:
     with node_in_a_thread(fake_nodes) as node, Client([node.address]) as client:
         node.result_errors = {b"k": InvalidRequest("no")}
