@@ -25,6 +25,7 @@ from kvstore.errors import (
     OutcomeUnknown,
 )
 from kvstore.pb import cluster_pb2, kv_pb2
+from kvstore.rpc.errors import clone
 from kvstore.server.founding import found_alone_if_empty
 from kvstore.server.node import Node
 from kvstore.server.operate import begin_operation
@@ -108,7 +109,8 @@ class NodeTransport:
         if endpoint is not None:
             raise ConfigError(f"no connection to {endpoint}: this node is in-process")
         if self._over is not None:
-            raise self._over
+            # Each caller gets its own: a raised error carries its traceback.
+            raise _caused(clone(self._over), self._over.__cause__)
         return node_status(self._node)
 
     async def close(self) -> None:
