@@ -25,6 +25,7 @@ class StepDownReason(Enum):
     LEADER_FOUND = "a leader of its own term"
     ELECTION_LOST = "a quorum refused its vote"
     QUORUM_LOST = "no quorum was heard for an election timeout"
+    RESIGNED = "it was told to stop leading"
 
 
 class Refusal(Enum):

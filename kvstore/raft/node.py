@@ -186,6 +186,15 @@ class RaftNode:
         """Start an election now, whatever the timer says. Nothing at a leader."""
         election.campaign(self._core, CampaignReason.REQUESTED)
 
+    def resign(self) -> None:
+        """Stop leading, in this term: the node is about to end. Nothing at a follower.
+
+        Safe at any moment, as for a leader that lost its quorum.
+        """
+        core = self._core
+        if core.leadership is not None:
+            core.become_follower(core.term, None, StepDownReason.RESIGNED)
+
     def propose(self, data: bytes) -> EntryId:
         """Append one entry of commands to the leader's log.
 

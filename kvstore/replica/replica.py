@@ -423,6 +423,10 @@ class Replica:
         """
         self._draining = True
 
+    def resign(self) -> None:
+        """Once drained: lead no more, so that peers that were refused stay away."""
+        self.raft.resign()
+
     @property
     def is_drained(self) -> bool:
         """Whether no write waits for its outcome here."""

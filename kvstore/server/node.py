@@ -47,6 +47,8 @@ MISSED_TICKS_MAX = 2
 the messages that wait before it concludes from the clock that its leader is gone."""
 DRAIN_S_MAX = 0.5
 """A node that stops waits this long for what is in flight: mostly a round trip."""
+RESIGNED_S = 0.03
+"""And a leader this long after it resigned: what peers had sent by then is refused."""
 
 
 class Node:
@@ -227,6 +229,17 @@ class Node:
             timeout=DRAIN_S_MAX,
             return_when=asyncio.FIRST_COMPLETED,
         )
+        if (
+            self._running
+            and self.replica.raft.is_leader
+            and len(self.stores.members) > 1
+        ):
+            # What peers passed on meanwhile is refused by now. They hear from nobody
+            # that leads until they elect, so nothing more is on its way here when the
+            # connections break.
+            self.replica.resign()
+            self.poll_soon()
+            await asyncio.wait((ended,), timeout=RESIGNED_S)
 
     def _stop_running(self) -> None:
         self._running = False

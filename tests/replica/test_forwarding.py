@@ -266,6 +266,10 @@ def test_a_draining_leader_finishes_its_log_and_takes_nothing_new_from_peers() -
     cluster.settle()
     assert cluster.replica(1).is_drained
     assert cluster.results(in_flight)
+    cluster.replica(1).resign()
+    cluster.poll(1)
+    cluster.settle()
+    assert not cluster.replica(1).raft.is_leader
     cluster.close(1)
     cluster.crash(1, notice=True)
     cluster.elect(3)
