@@ -62,6 +62,7 @@ ADVICE = (
 # after a first such error in a transaction.
 _DAMAGE: Final = (
     lmdb.BadChecksumError,
+    lmdb.BadDbiError,  # the root record of a database changed under us
     lmdb.BadTxnError,
     lmdb.CorruptedError,
     lmdb.CursorFullError,

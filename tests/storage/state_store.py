@@ -1,0 +1,204 @@
+"""A state store with some of everything in it, and means to damage it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from kvstore.errors import CorruptionError
+from kvstore.pb import kv_pb2
+from kvstore.replica.interfaces import Identity
+from kvstore.state_machine.reads import read_range_at_once
+from kvstore.state_machine.view import ReadView, StateView, VersionId
+from kvstore.storage.lmdb_state import LMDBState
+from kvstore.storage.state_format import (
+    PROGRESS_KEY,
+    StateCodecs,
+    head_key,
+    version_key,
+)
+from kvstore.types import Revision
+from tests.state_machine.model import (
+    ALL,
+    Model,
+    apply,
+    compact,
+    delete,
+    put,
+    sweep_all,
+)
+
+LONG = b"L" * 448
+COMMANDS = [
+    put(b"a", b"a1"),  # 1, swept
+    put(b"b", b"b1"),  # 2, swept
+    put(b"a", b"a2"),  # 3, stays though it is below the compacted revision
+    delete(b"b"),  # 4, swept
+    put(b"c", b"c1"),  # 5
+    compact(5),
+    put(b"b", b"b2"),  # 6
+    put(b"a", b"a3"),  # 7
+    put(b"d", b"d1"),  # 8
+    delete(b"d"),  # 9, a tombstone
+    put(LONG + b"x" * 100, b"x1"),  # 10
+    put(LONG + b"y" * 100, b"y1"),  # 11
+    put(b"a", b"a4" * 400),  # 12
+    put(b"e", b"e1", lease=3),  # 13
+    put(b"c", b"c2"),  # 14
+]
+KEYS = [b"a", b"b", b"c", b"d", b"e", LONG + b"x" * 100, LONG + b"y" * 100]
+MISSING = [b"\0", b"aa", b"bb", b"cc", b"f", LONG, LONG + b"xx", b"z"]
+
+_Range = kv_pb2.Range
+_BY_KEY = [_Range(key=key) for key in (*KEYS, *MISSING)]
+_PAST = [_Range(key=key, revision=n) for key in KEYS for n in (5, 6, 8, 11)]
+_WIDE = [
+    _Range(key=ALL, range_end=ALL, revision=revision, sort_order=order)
+    for revision in (0, 5, 6, 7, 9, 12)
+    for order in (_Range.ASCEND, _Range.DESCEND)
+]
+_NARROW = [
+    _Range(key=start, range_end=end, sort_order=order)
+    for start, end in ((b"b", b"d"), (b"aa", b"f"), (LONG + b"x", LONG + b"z"))
+    for order in (_Range.ASCEND, _Range.DESCEND)
+]
+REQUESTS = [*_BY_KEY, *_PAST, *_WIDE, *_NARROW]
+"""What clients may ask: together they touch every record but the progress."""
+
+
+class Place(NamedTuple):
+    """Where a record is stored."""
+
+    database: str
+    key: bytes
+
+
+def version_at(revision: int) -> Place:
+    return Place("kv", version_key(VersionId(Revision(revision), 0)))
+
+
+def head_of(key: bytes) -> Place:
+    return Place("heads", head_key(key))
+
+
+PROGRESS = Place("meta", PROGRESS_KEY)
+RECORDS = {
+    "newest version": version_at(14),
+    "large version": version_at(12),
+    "version of the past": version_at(7),
+    "version that survived compaction": version_at(3),
+    "version of a long key": version_at(10),
+    "head": head_of(b"c"),
+    "first head": head_of(b"a"),
+    "head of a tombstone": head_of(b"d"),
+    "head of a long key": head_of(KEYS[-1]),
+    "progress": PROGRESS,
+}
+"""Each kind of record, in each role."""
+
+
+def fill(state: StateView) -> Model:
+    """Apply everything; returns what the store then has to answer."""
+    model = Model()
+    for command in COMMANDS:
+        apply(state, command)
+        model.apply([command])
+    sweep_all(state)
+    return model
+
+
+def create(path: Path, identity: Identity) -> Model:
+    """A closed store in ``path``."""
+    LMDBState.create(path, identity)
+    state = LMDBState.open(path, identity)
+    state.begin()
+    model = fill(state)
+    state.commit()
+    state.close()
+    return model
+
+
+def expected_answers(model: Model) -> list[kv_pb2.RangeResult]:
+    return [model.range(request) for request in REQUESTS]
+
+
+def errors_of(
+    view: ReadView, expected: list[kv_pb2.RangeResult]
+) -> list[CorruptionError]:
+    """Ask everything: each answer is right, or is one of the errors returned."""
+    errors = []
+    for request, answer in zip(REQUESTS, expected, strict=True):
+        try:
+            found = read_range_at_once(view, request)
+        except CorruptionError as error:
+            errors.append(error)
+        else:
+            assert found == answer, f"a wrong answer to {request}"
+    return errors
+
+
+def end_reading(state: LMDBState) -> None:
+    """Let go of the reading transaction that the state keeps for its own thread."""
+    state.begin()
+    state.abort()
+
+
+def stored(state: LMDBState, place: Place) -> bytes:
+    """The record, as committed."""
+    end_reading(state)
+    environment = state.environment
+    with environment.read() as txn:
+        record = txn.get(place.key, db=environment.database(place.database))
+    assert record is not None, place
+    return record
+
+
+def change(state: LMDBState, place: Place, record: bytes | None) -> None:
+    """Write behind the state's back, as a lost or stray write would; None deletes."""
+    end_reading(state)
+    environment = state.environment
+    database = environment.database(place.database)
+    environment.write(
+        lambda txn: (
+            txn.delete(place.key, db=database)
+            if record is None
+            else txn.put(place.key, record, db=database)
+        )
+    )
+
+
+class OnDisk:
+    """Where in the file a record is: in each page that holds it, freed ones too."""
+
+    def __init__(self, path: Path, place: Place, record: bytes) -> None:
+        self._file = path / "data.mdb"
+        self.content = place.key + record
+        """A node holds the key and, behind it, the record."""
+        self._places = []
+        data = self._file.read_bytes()
+        at = data.find(self.content)
+        while at >= 0:
+            self._places.append(at)
+            at = data.find(self.content, at + 1)
+        assert self._places, "the record is not in the file"
+
+    @contextmanager
+    def flipped(self, byte: int, bit: int) -> Iterator[None]:
+        """Flip a bit in the file as it is, mapped or not; mend it in the end."""
+        self._write(byte, self.content[byte] ^ 1 << bit)
+        yield
+        self._write(byte, self.content[byte])
+
+    def flip(self, byte: int = -1, bit: int = 0) -> None:
+        """Flip a bit for good."""
+        self._write(byte % len(self.content), self.content[byte] ^ 1 << bit)
+
+    def _write(self, byte: int, value: int) -> None:
+        with self._file.open("r+b") as file:
+            for place in self._places:
+                file.seek(place + byte)
+                file.write(bytes([value]))
+
+
+def codecs(identity: Identity) -> StateCodecs:
+    return StateCodecs.of(identity)
