@@ -213,8 +213,9 @@ class LMDBState:
 
     def abort(self) -> None:
         """Forget what was written since the last commit, progress too."""
-        self.environment.abort(self._end_writing())
+        txn = self._end_writing()
         self._progress = self._committed
+        self.environment.abort(txn)
 
     def close(self) -> None:
         """Close; what was not committed is forgotten. Twice is fine."""
