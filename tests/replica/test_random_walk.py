@@ -69,6 +69,7 @@ class Walk:
             "break_link": choose([0, 1, 4]),
             "lose": choose([0, 2, 8]),
             "crash": choose([0, 0.5, 1]),
+            "stop": choose([0, 0.5]),
             "restart": choose([1, 4]),
             "cut": choose([0, 0.3, 1]),
             "heal": choose([0.5, 2]),
@@ -198,6 +199,25 @@ class Walk:
                 written=self.random.random() < 0.5,
             )
 
+    def stop(self) -> None:
+        """In order, with more or less time for what is in flight."""
+        if (node_id := self.running()) is None:
+            return
+        cluster = self.cluster
+        cluster.replica(node_id).drain()
+        for _ in range(self.random.choice([0, 3, 10])):
+            self.deliver()
+            cluster.fsync(node_id)
+            cluster.apply(node_id)
+        cluster.replica(node_id).resign()
+        cluster.poll(node_id)
+        cluster.close(node_id)
+        # Reads may be in the hands of the shell; every write was the replica's.
+        owed = {ticket for ticket, node in cluster.asked.items() if node == node_id}
+        assert not owed & self.written.keys()
+        self.reached["stop"] += 1
+        cluster.crash(node_id, notice=True, written=True)
+
     def restart(self) -> None:
         down = [i for i in self.cluster.ids if self.cluster.shells[i].replica is None]
         if down:
@@ -293,7 +313,7 @@ def test_the_walks_reach_what_they_are_for() -> None:
     reached: Counter[str] = Counter()
     for seed in range(12):
         reached += walk(seed).reached
-    for outcome in ("answered", "failed", "unknown", "read", "crash", "busy"):
+    for outcome in ("answered", "failed", "unknown", "read", "crash", "stop", "busy"):
         assert reached[outcome] >= 10, reached
 
 
