@@ -333,11 +333,10 @@ class LMDBState:
         txn = self._writing()
         try:
             stored = txn.put(stored_key, record, append=True, db=self._versions)
+            newest = at if stored else self._reader.newest(txn)  # damaged, or we are
         except lmdb.Error as error:
             self._refuse(error)
-        if not stored:
-            newest = self._reader.newest(txn)  # damaged, or we are
-            raise AssertionError(f"version {at} does not follow {newest}")
+        assert stored, f"version {at} does not follow {newest}"
         self.records_pending += 1
         self._bytes_pending += len(record)
 

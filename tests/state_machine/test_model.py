@@ -37,7 +37,7 @@ small_steps = (
 )
 """With few keys, bounded steps end early only if they are very small."""
 thorough = settings(
-    max_examples=250,
+    max_examples=150,
     deadline=None,
     # States are made inside the test; the fixture only knows how.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
