@@ -209,9 +209,8 @@ class Replica:
         if ready.must_persist:
             self._after_persist[ready.number] = ready.messages_after_persist
             effects.append(Persist(ready.number, ready.hard_state, ready.entries))
-        elif ready.messages_after_persist:
-            # Nothing to write: what they speak for is durable already.
-            effects.append(Send(ready.messages_after_persist))
+        else:
+            assert not ready.messages_after_persist, "they wait for a write"
         if ready.committed_entries:
             self._apply(ready.committed_entries)
         for state in ready.read_states:

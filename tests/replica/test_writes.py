@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from kvstore.errors import Busy, LeadershipLost, Unavailable
+from kvstore.errors import Busy, ConfigError, LeadershipLost, Unavailable
 from kvstore.pb import kv_pb2
 from kvstore.raft.messages import AppendEntriesReply, EntryKind
 from kvstore.replica.effects import Apply, Persist, Read, Send
+from kvstore.replica.options import ReplicaOptions
 from kvstore.types import NodeId
 from tests.replica.harness import OPTIONS, Cluster, batch, commands_of, keys_of, led_by
 from tests.replica.harness import put as put_command
@@ -210,6 +211,13 @@ def test_a_log_that_cannot_commit_keeps_writes_waiting_within_their_bound() -> N
     cluster.settle()
     revisions = [cluster.results(ticket)[0].put.revision for ticket in tickets]
     assert revisions == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", sorted(ReplicaOptions.__slots__))
+def test_a_bound_of_nothing_is_refused(name: str) -> None:
+    if name != "raft":
+        with pytest.raises(ConfigError, match=name):
+            replace(OPTIONS, **{name: 0})  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------ compaction

@@ -6,9 +6,10 @@ from typing import Any
 import grpc
 import pytest
 
-from kvstore.errors import Busy, InvalidRequest, RequestTooLarge
+from kvstore.errors import Busy, InvalidRequest, OutcomeUnknown, RequestTooLarge
 from kvstore.pb import kv_pb2
 from kvstore.rpc.errors import error_from_pb, error_from_rpc
+from kvstore.server import operate
 from kvstore.server.node import Node
 from tests.server.harness import (
     Medium,
@@ -243,6 +244,24 @@ def test_answers_that_a_client_does_not_fetch_hold_its_stream(tmp_path: Path) ->
         assert sorted(answered) == list(range(60))
 
     run(led(tmp_path, scenario, stream_requests_max=4))
+
+
+def test_results_too_large_to_send_leave_the_stream_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch was applied: its caller must not take it for refused."""
+    monkeypatch.setattr(operate, "RESULTS_BYTES_MAX", 30)
+
+    async def scenario(node: Node, rpc: Rpc) -> None:
+        stream = rpc.kv.Operate()
+        answer = await ask(stream, writes(*"abcdefgh"))
+        error = error_from_pb(answer.error)
+        assert type(error) is OutcomeUnknown
+        assert "was applied" in str(error)
+        assert node.applied_revision == 8
+        assert not (await ask(stream, writes("i"))).HasField("error")
+
+    run(led(tmp_path, scenario))
 
 
 def test_reads_are_bounded_until_they_are_answered(tmp_path: Path) -> None:
