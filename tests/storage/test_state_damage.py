@@ -5,6 +5,7 @@ The bit is flipped in the file, beneath LMDB, which has no checksums of its own.
 
 from collections.abc import Iterator
 from pathlib import Path
+from struct import Struct, iter_unpack
 
 import lmdb
 import pytest
@@ -186,6 +187,109 @@ def test_no_flipped_bit_of_the_progress_opens(damaged: Damaged) -> None:
             LMDBState.open(damaged.path, damaged.identity)
         assert (caught.value.store, caught.value.database) == ("state", "meta")
     damaged.state = LMDBState.open(damaged.path, damaged.identity)
+
+
+# ------------------------------------------------- pages that lead to records
+
+_HEADER = Struct("<QHHHH")
+"""Of a page: number, key size, flags, and where its table of records ends."""
+_HEADER_BYTES = 16
+_NODE_BYTES = 8
+_BRANCH = 1
+
+
+def table_of(page: bytes) -> list[int]:
+    """Where the nodes of a page are, in key order."""
+    _, _, _, lower, _ = _HEADER.unpack_from(page)
+    return [at for (at,) in iter_unpack("<H", page[_HEADER_BYTES:lower])]
+
+
+def test_a_record_that_takes_the_place_of_another_shows_in_a_range(
+    damaged: Damaged,
+) -> None:
+    """Goal: a page's table names one record twice, so that its neighbour is gone.
+
+    Both are whole. Their order gives it away, in either direction.
+    """
+    file = damaged.path / "data.mdb"
+    content = head_of(b"b").key + stored(damaged.state, head_of(b"b"))
+    data = file.read_bytes()
+    with file.open("r+b") as handle:
+        at = data.find(content)
+        while at >= 0:
+            page = at - at % 4096
+            table = table_of(data[page : page + 4096])
+            slot = table.index(at - page - _NODE_BYTES)
+            handle.seek(page + _HEADER_BYTES + 2 * slot)
+            handle.write(table[slot + 1].to_bytes(2, "little"))
+            at = data.find(content, at + 1)
+    for order in (Range.ASCEND, Range.DESCEND):
+        with pytest.raises(CorruptionError, match="out of order"):
+            read_range_at_once(
+                damaged.state, Range(key=ALL, range_end=ALL, sort_order=order)
+            )
+
+
+def test_no_flipped_bit_of_a_separator_makes_a_wrong_answer(
+    tmp_path: Path, identity: Identity
+) -> None:
+    """Goal: the keys in branch pages, which choose the leaf, have no checksum at all.
+
+    A search in the wrong leaf finds neighbours that are whole, but not around its key.
+    """
+    path, keys = tmp_path / "wide", [b"key/%04d" % n for n in range(0, 800, 2)]
+    LMDBState.create(path, identity)
+    state = LMDBState.open(path, identity)
+    state.begin()
+    apply(state, *[put(key) for key in keys])
+    state.commit()
+    file = path / "data.mdb"
+    data = file.read_bytes()
+    separators = [
+        page + node + _NODE_BYTES
+        for page in range(0, len(data), 4096)
+        if _HEADER.unpack_from(data, page)[2] == _BRANCH
+        for node in table_of(data[page : page + 4096])
+        if data[page + node + _NODE_BYTES :].startswith(b"key/")
+    ]
+    assert len(separators) > 5
+    noticed = 0
+    with file.open("r+b", buffering=0) as handle:
+        for at in separators:
+            real = int(data[at + 4 : at + 8])
+            nearby = range(max(real - 60, 0), min(real + 60, 800))
+            for byte, bit in ((4, 0), (5, 0), (6, 1), (6, 3), (7, 1), (7, 7)):
+                handle.seek(at + byte)
+                handle.write(bytes([data[at + byte] ^ 1 << bit]))
+                noticed += separator_noticed(state, nearby)
+                handle.seek(at + byte)
+                handle.write(data[at + byte : at + byte + 1])
+    assert noticed > 5
+    assert not separator_noticed(state, range(800))
+    state.close()
+
+
+def separator_noticed(state: LMDBState, numbers: range) -> bool:
+    """Whether some read fails; none may be wrong. Only even numbers exist."""
+    errors = 0
+    for number in numbers:
+        key = b"key/%04d" % number
+        try:
+            found = state.head(key) is not None
+        except CorruptionError:
+            errors += 1
+        else:
+            assert found == (number % 2 == 0), key
+    expected = [b"key/%04d" % n for n in numbers if n % 2 == 0]
+    low, high = b"key/%04d" % numbers.start, b"key/%04d" % numbers.stop
+    for reverse in (False, True):
+        try:
+            keys = [key for key, _ in state.heads(low, high, reverse=reverse)]
+        except CorruptionError:
+            errors += 1
+        else:
+            assert keys == (expected[::-1] if reverse else expected)
+    return errors > 0
 
 
 # ------------------------------------------------------------------- writing
