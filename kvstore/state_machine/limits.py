@@ -16,6 +16,10 @@ state's format; changing it would make members differ."""
 RESPONSE_BYTES_MAX = 4 * 1024 * 1024
 """Default of ``Limits.response_bytes_max``: gRPC's own default for a message."""
 
+BATCH_RESULTS_BYTES_MAX = 64 * 1024 * 1024
+"""Results that one entry's commands may ask for together (previous pairs, reads inside
+transactions); each alone is bounded by ``response_bytes_max``."""
+
 PAIR_OVERHEAD_BYTES = 64
 """What a pair takes in a response beside its key and value, at most: four integers of
 up to 10 bytes, seven tags, three lengths."""

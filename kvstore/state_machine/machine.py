@@ -8,7 +8,13 @@ from collections.abc import Sequence
 
 from google.protobuf.message import DecodeError
 
-from kvstore.errors import Compacted, CorruptionError, FutureRevision, InvalidRequest
+from kvstore.errors import (
+    Compacted,
+    CorruptionError,
+    FutureRevision,
+    InvalidRequest,
+    OutcomeUnknown,
+)
 from kvstore.pb import kv_pb2
 from kvstore.state_machine.commands import (
     COMMANDS,
@@ -18,7 +24,11 @@ from kvstore.state_machine.commands import (
     refuse_unset,
 )
 from kvstore.state_machine.compaction import sweep
-from kvstore.state_machine.limits import KEY_BYTES_STORABLE_MAX, RESPONSE_BYTES_MAX
+from kvstore.state_machine.limits import (
+    BATCH_RESULTS_BYTES_MAX,
+    KEY_BYTES_STORABLE_MAX,
+    RESPONSE_BYTES_MAX,
+)
 from kvstore.state_machine.reads import Budget
 from kvstore.state_machine.transactions import apply_delete, apply_txn
 from kvstore.state_machine.view import Progress, StateView, VersionId
@@ -37,8 +47,11 @@ def apply(
 
     Returns one result a command, in order; none if nobody wants them, as on a follower.
     A command that fails has its error as its result, changes nothing, and does not
-    affect the others. ``response_bytes_max`` bounds the pairs in one command's result
-    and has no effect on the state. Entries that are no commands only move the progress.
+    affect the others. ``response_bytes_max`` bounds the pairs in one command's result,
+    ``BATCH_RESULTS_BYTES_MAX`` the results of them all; neither has an effect on the
+    state. A command that was applied, but whose result does not fit, has
+    ``OutcomeUnknown`` as its result. Entries that are no commands only move the
+    progress.
 
     Raises:
         CorruptionError: a record that a command needs is damaged, or the entry is.
@@ -80,7 +93,13 @@ def _decode(entry: LogEntry) -> Sequence[kv_pb2.Command]:
 class _Batch:
     """The commands of one entry, and where the store stands among them."""
 
-    __slots__ = ("_response_bytes_max", "_view", "compact_revision", "revision")
+    __slots__ = (
+        "_response_bytes_max",
+        "_results_bytes",
+        "_view",
+        "compact_revision",
+        "revision",
+    )
 
     def __init__(
         self,
@@ -91,6 +110,7 @@ class _Batch:
     ) -> None:
         self._view = view
         self._response_bytes_max = response_bytes_max
+        self._results_bytes = 0
         self.revision = revision
         self.compact_revision = compact_revision
 
@@ -115,6 +135,7 @@ class _Batch:
                         result.put.revision = revision
                         if put.prev_kv and head is not None and head.create_revision:
                             fill_pair(result.put.prev_kv, view, key, head)
+                            self._bound(result)
                     continue
             try:
                 self._run_one(command, result)
@@ -122,6 +143,21 @@ class _Batch:
                 # Refused before anything was changed or answered.
                 if result is not None:
                     result.error.CopyFrom(error_to_pb(error))
+            else:
+                if result is not None:
+                    self._bound(result)
+
+    def _bound(self, result: kv_pb2.Result) -> None:
+        """Give up a result, not the command, past the bound of the whole batch."""
+        self._results_bytes += result.ByteSize()
+        if self._results_bytes > BATCH_RESULTS_BYTES_MAX:
+            self._results_bytes -= result.ByteSize()
+            error = OutcomeUnknown(
+                "applied, but the results of its batch pass "
+                f"{BATCH_RESULTS_BYTES_MAX} bytes: read what it did"
+            )
+            result.Clear()
+            result.error.CopyFrom(error_to_pb(error))
 
     def _run_one(self, command: kv_pb2.Command, result: kv_pb2.Result | None) -> None:
         match command.WhichOneof("command"):

@@ -9,7 +9,10 @@ from kvstore.pb import kv_pb2
 from kvstore.raft.messages import Entry, EntryKind
 from kvstore.state_machine import machine, writes
 from kvstore.state_machine.digest import state_hash
-from kvstore.state_machine.limits import KEY_BYTES_STORABLE_MAX
+from kvstore.state_machine.limits import (
+    BATCH_RESULTS_BYTES_MAX,
+    KEY_BYTES_STORABLE_MAX,
+)
 from kvstore.state_machine.reads import read_range_at_once
 from kvstore.state_machine.view import NO_VERSION, StateView
 from kvstore.types import LogIndex, Term
@@ -214,6 +217,23 @@ def test_returned_pairs_stop_where_the_answer_is_full(state: StateView) -> None:
 
 
 # ------------------------------------------------------------------ entries
+
+
+def test_results_of_one_entry_are_bounded_together(state: StateView) -> None:
+    """Goal: previous pairs cannot fill the memory. Past the bound a command is applied,
+    but its outcome must be read; later results that fit are still given."""
+    size = 1 << 20
+    apply(state, put(b"k", b"v" * size))
+    fits = BATCH_RESULTS_BYTES_MAX // (size + 1024)
+    again = put(b"k", b"v" * size, prev_kv=1)
+    results = apply(state, *[again] * (fits + 3), put(b"small"))
+    kinds = [result.WhichOneof("result") for result in results]
+    assert kinds == ["put"] * fits + ["error"] * 3 + ["put"]
+    assert {error_code(it) for it in results[fits : fits + 3]} == {"OutcomeUnknown"}
+    assert state.progress.revision == fits + 5
+    found = get(state, b"k")
+    assert found is not None
+    assert found.version == fits + 4
 
 
 def test_a_command_that_fails_does_not_affect_the_others(state: StateView) -> None:
