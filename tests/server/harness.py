@@ -14,6 +14,7 @@ from kvstore.config import Config
 from kvstore.founding import found
 from kvstore.pb import cluster_pb2_grpc, kv_pb2, kv_pb2_grpc
 from kvstore.raft.messages import Entry, HardState
+from kvstore.raft.node import RaftNode
 from kvstore.rpc.options import CLIENT_CHANNEL_OPTIONS
 from kvstore.server.node import Node
 
@@ -53,11 +54,20 @@ def configs(folder: Path, size: int = 1, **settings: Any) -> list[Config]:
 
 @asynccontextmanager
 async def running(folder: Path, **settings: Any) -> AsyncIterator[Node]:
-    """A cluster of one, led."""
+    """A cluster of one that leads and is at rest.
+
+    The first entry of its term is applied: a write that is asked for now is proposed
+    at once, also when a test has just begun to hold the log back.
+    """
     (config,) = configs(folder, **settings)
     async with Node(config) as node:
-        await eventually(lambda: node.replica.raft.is_leader)
+        raft = node.replica.raft
+        await eventually(lambda: raft.is_leader and _is_at_rest(raft))
         yield node
+
+
+def _is_at_rest(raft: RaftNode) -> bool:
+    return not raft.is_persisting and raft.applied_index == raft.last_index
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
