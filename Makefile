@@ -15,8 +15,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SETUP := pyproject.toml constraints.txt
 
 CREATED := $(VENV)/.created
-RUNTIME := $(VENV)/.installed-runtime
-EVERYTHING := $(VENV)/.installed-everything
+EVERYTHING := $(VENV)/.installed
 
 # Extra arguments: make test PYTEST="-k quorum", make bench-put BENCH="--seconds 10".
 PYTEST ?=
@@ -47,15 +46,10 @@ $(CREATED):
 	    "the package python3-venv (or python3.NN-venv)." >&2; fi; \
 	exit 1
 
-$(RUNTIME): $(CREATED) $(SETUP)
-	@echo "Installing kvstore and what it needs to run"
-	@$(PIP_INSTALL) -c constraints.txt -e .
-	@touch $@
-
 $(EVERYTHING): $(CREATED) $(SETUP)
-	@echo "Installing kvstore with the tools of development and benchmarks"
+	@echo "Installing kvstore with what development and benchmarks need"
 	@$(PIP_INSTALL) -c constraints.txt -e '.[dev,bench]'
-	@touch $(RUNTIME) $@
+	@touch $@
 
 .PHONY: venv
 venv: $(EVERYTHING) ## Create .venv with kvstore and all tools (done by the others on demand)
@@ -63,7 +57,7 @@ venv: $(EVERYTHING) ## Create .venv with kvstore and all tools (done by the othe
 # -------------------------------------------------------------------------- use
 
 .PHONY: demo
-demo: $(RUNTIME) ## Start three nodes, write, kill the leader, show that nothing was lost
+demo: $(EVERYTHING) ## Start three nodes, write, kill the leader, show that nothing was lost
 	@$(BIN)/python -m kvcluster.demo
 
 .PHONY: bench-put
