@@ -13,6 +13,10 @@ from kvstore.errors import Closed
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
+INTERRUPT_S = 0.25
+"""How long an interrupt can go unnoticed. A signal that another thread takes, or that
+comes just before the wait, does not wake a waiting thread: it has to look."""
+
 
 class LoopThread(Generic[_T]):
     """Enters an async context in an event loop of its own, and runs calls in it.
@@ -50,7 +54,7 @@ class LoopThread(Generic[_T]):
             running = self._started()
             future = running.submit(call(running.entered))
         try:
-            return future.result()
+            return _result(future)
         except concurrent.futures.CancelledError as error:
             raise Closed("it was closed during the call") from error
         finally:
@@ -113,7 +117,7 @@ class _Running(Generic[_T]):
     def _wait(self, work: Coroutine[object, object, _R]) -> _R:
         future = self.submit(work)
         try:
-            return future.result()
+            return _result(future)
         finally:
             future.cancel()
 
@@ -129,6 +133,16 @@ class _Running(Generic[_T]):
 
     async def _until_stopped(self) -> None:
         await self._stop.wait()
+
+
+def _result(future: concurrent.futures.Future[_R]) -> _R:
+    """Wait for it, open to signals."""
+    while True:
+        try:
+            return future.result(INTERRUPT_S)
+        except TimeoutError:
+            if future.done():  # it came late, or this error is its own
+                return future.result()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

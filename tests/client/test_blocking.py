@@ -194,16 +194,22 @@ def test_calls_racing_with_a_close_end_at_once(fake_nodes: Any) -> None:
             assert ends <= {Closed, OutcomeUnknown, LeadershipLost}, ends
 
 
-def test_an_interrupted_call_ends_and_the_client_goes_on(fake_nodes: Any) -> None:
+@pytest.mark.parametrize("taken_by", ["the waiting thread", "another thread"])
+def test_an_interrupted_call_ends_and_the_client_goes_on(
+    fake_nodes: Any, taken_by: str
+) -> None:
     """Goal: Ctrl-C works while a call waits. Method: a real signal to this process,
-    as soon as the node has the request."""
+    as soon as the node has the request. A signal that another thread takes does not
+    wake the wait, and neither does one that comes just before it."""
     with node_in_a_thread(fake_nodes) as node, Client([node.address]) as client:
         client.put("warm", "up")
         main = threading.main_thread().ident
         assert main is not None
 
         def interrupt(request: object) -> str:
-            signal.pthread_kill(main, signal.SIGINT)
+            here = threading.get_ident()
+            target = main if taken_by == "the waiting thread" else here
+            signal.pthread_kill(target, signal.SIGINT)
             return "hang"
 
         node.script = interrupt
@@ -217,12 +223,10 @@ def test_an_interrupted_call_ends_and_the_client_goes_on(fake_nodes: Any) -> Non
 
 def test_an_interrupt_while_a_store_opens_leaves_no_thread() -> None:
     """Goal: what was not opened needs no closing."""
-    main = threading.main_thread().ident
-    assert main is not None
 
     @contextlib.asynccontextmanager
     async def never() -> AsyncIterator[AsyncClient]:
-        signal.pthread_kill(main, signal.SIGINT)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
         await asyncio.Event().wait()
         yield AsyncClient(["127.0.0.1:1"])
 
