@@ -6,10 +6,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
 
 from kvstore.cli.errors import CommandFailed, ExitCode
 from kvstore.config import Config
+from kvstore.event_loop import new_event_loop
 from kvstore.server.logs import LogFormat, configure_logging, log_event
 from kvstore.server.node import Node
 
@@ -30,7 +30,7 @@ def run_node(config: Config, *, log_format: str | None, log_level: str) -> None:
         level=logging.getLevelNamesMapping()[log_level.upper()],
     )
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(_serve(config))
     except OSError as error:
         raise CommandFailed(
@@ -97,12 +97,3 @@ def _exit_now() -> None:
     sys.stderr.flush()
     # Not sys.exit: this is not the main task, and no clean-up can be trusted now.
     os._exit(ExitCode.INTERNAL)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Generic, TypeVar
 
 from kvstore.errors import Closed
+from kvstore.event_loop import new_event_loop
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -127,7 +128,7 @@ class _Running(Generic[_T]):
 
     def _serve(self) -> None:
         # The runner cancels what is left, and ends generators and executors.
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
             self._loop.set_result(runner.get_loop())
             runner.run(self._until_stopped())
 
@@ -143,13 +144,3 @@ def _result(future: concurrent.futures.Future[_R]) -> _R:
         except TimeoutError:
             if future.done():  # it came late, or this error is its own
                 return future.result()
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """The fastest loop there is."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory

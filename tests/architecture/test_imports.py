@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "kvstore.types": frozenset(),
     "kvstore.errors": frozenset({"kvstore.types"}),
     "kvstore.config": SETTINGS,
+    "kvstore.event_loop": frozenset(),
     "kvstore.pb": frozenset(),
     "kvstore.raft": BASE,
     "kvstore.state_machine": BASE | {"kvstore.pb"},
@@ -43,7 +44,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "kvstore.storage": BELOW_SHELLS | {"kvstore.replica.interfaces"},
     "kvstore.rpc": BELOW_SHELLS
     | {"kvstore.replica.interfaces", "kvstore.replica.messages"},
-    "kvstore.client": SETTINGS | {"kvstore.rpc", "kvstore.pb"},
+    "kvstore.client": SETTINGS | {"kvstore.event_loop", "kvstore.rpc", "kvstore.pb"},
     "kvstore.server": BELOW_SHELLS
     | {"kvstore.replica", "kvstore.storage", "kvstore.rpc"},
     "kvstore.founding": BASE | {"kvstore.replica.interfaces", "kvstore.storage"},

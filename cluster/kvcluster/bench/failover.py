@@ -22,7 +22,6 @@ from pathlib import Path
 
 import kvstore
 from kvcluster.bench.documents import Json
-from kvcluster.bench.put import loop_factory
 from kvcluster.bench.statistics import median, percentile
 from kvcluster.errors import NotReady
 from kvcluster.local import LocalCluster
@@ -30,6 +29,7 @@ from kvcluster.scratch import Scratch, scratch_directory
 from kvcluster.signals import uninterrupted
 from kvstore.config import Config
 from kvstore.errors import KVStoreError
+from kvstore.event_loop import new_event_loop
 
 DEFINITION = (
     "time from the fault to the first acknowledgement of a put issued after it, "
@@ -164,7 +164,7 @@ def run(options: Options, on_round: OnRound) -> Report:
         try:
             cluster.start()
             cluster.wait_for_leader()
-            with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            with asyncio.Runner(loop_factory=new_event_loop) as runner:
                 writer, outages = runner.run(_measure(cluster, options, on_round))
         finally:
             with uninterrupted():

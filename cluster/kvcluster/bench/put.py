@@ -25,6 +25,7 @@ from kvcluster.bench.statistics import median
 from kvcluster.bench.targets import EtcdTarget, KvstoreTarget, Target, find_etcd
 from kvcluster.scratch import Scratch, scratch_directory
 from kvcluster.signals import uninterrupted
+from kvstore.event_loop import new_event_loop
 
 ROUND_S = 5.0
 ROUNDS_DEFAULT = 3
@@ -44,14 +45,6 @@ class Options:
     nodes: int = 3
     compare_etcd: bool = False
     scratch_parent: Path | None = None
-
-    @property
-    def load_seconds(self) -> float:
-        """How long the whole takes under load, warm-ups included."""
-        targets = 2 if self.compare_etcd else 1
-        loads = self.rounds if self.compare_etcd else 1
-        measured = self.rounds * self.round_s
-        return targets * len(self.in_flight) * (measured + loads * WARM_UP_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +197,7 @@ def run(options: Options, reporter: Reporter) -> Report:
         find_etcd()
     with (
         scratch_directory("kvstore-bench-", parent=options.scratch_parent) as scratch,
-        asyncio.Runner(loop_factory=loop_factory()) as runner,
+        asyncio.Runner(loop_factory=new_event_loop) as runner,
         ExitStack() as cleanup,
     ):
         reporter.on_phase(f"starting {options.nodes} nodes of each store")
@@ -218,6 +211,7 @@ def run(options: Options, reporter: Reporter) -> Report:
             cleanup.callback(_stop, target)
             target.start()
             versions[target.name] = target.version()
+        loop_name = type(runner.get_loop()).__module__.partition(".")[0]
         bench = _Bench(options, reporter, runner)
         if len(targets) == 1:
             for depth in options.in_flight:
@@ -227,7 +221,7 @@ def run(options: Options, reporter: Reporter) -> Report:
     return Report(
         options=options,
         scratch=scratch,
-        loop=loop_name(),
+        loop=loop_name,
         versions=versions,
         leader_changes=bench.leader_changes,
         depths={
@@ -295,21 +289,6 @@ def _stop(target: Target) -> None:
     with uninterrupted():
         # A frozen process ends only after it was resumed; stop does that.
         target.stop()
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's, where it is installed; None is asyncio's own."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
-
-
-def loop_name() -> str:
-    """The event loop that both sides ran on."""
-    return "asyncio" if loop_factory() is None else "uvloop"
 
 
 def method(options: Options) -> str:
