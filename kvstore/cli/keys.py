@@ -10,10 +10,9 @@ from typing import TypeVar
 
 import click
 
-KEY_FORMATS = ("text", "hex", "base64")
+from kvstore.client.keys import NO_END, span
 
-# The protocol's "every key >= key".
-_EVERY_KEY_FROM = b"\x00"
+KEY_FORMATS = ("text", "hex", "base64")
 
 Result = TypeVar("Result")
 
@@ -63,17 +62,25 @@ def decode_key(text: str, key_format: str) -> bytes:
 
 def prefix_range(prefix: bytes) -> KeyRange:
     """Return the range of all keys that begin with ``prefix``; empty is every key."""
-    if not prefix:
-        return KeyRange(key=_EVERY_KEY_FROM, range_end=_EVERY_KEY_FROM)
-    stem = prefix.rstrip(b"\xff")
-    if not stem:
-        return from_key_range(prefix)
-    return KeyRange(key=prefix, range_end=stem[:-1] + bytes([stem[-1] + 1]))
+    key, range_end = span(b"", b"", prefix)
+    return KeyRange(key=key, range_end=range_end)
 
 
 def from_key_range(key: bytes) -> KeyRange:
     """Return the range of all keys from ``key`` on."""
-    return KeyRange(key=key, range_end=_EVERY_KEY_FROM)
+    return KeyRange(key=key, range_end=NO_END)
+
+
+def key_range(key: bytes, range_end: bytes) -> KeyRange:
+    """Return the range ``[key, range_end)``; without an end, the key alone.
+
+    Raises:
+        ValueError: the end is the protocol's "every key from there on": as a bound it
+            would mean no key at all, which nobody asks for.
+    """
+    if range_end == NO_END:
+        raise ValueError("no key sorts before a zero byte, so this range is empty")
+    return KeyRange(key=key, range_end=range_end)
 
 
 def choose_range(
@@ -87,7 +94,7 @@ def choose_range(
     """Return the range that the arguments name; None if they name none.
 
     Raises:
-        click.UsageError: they name two.
+        click.UsageError: they name two, or one that can hold no key.
     """
     if prefix is not None:
         if key is not None or from_key:
@@ -102,4 +109,7 @@ def choose_range(
             raise click.UsageError("--from-key has no end: leave RANGE_END out")
         return from_key_range(decode(key))
     end = b"" if range_end is None else decode(range_end)
-    return KeyRange(key=decode(key), range_end=end)
+    try:
+        return key_range(decode(key), end)
+    except ValueError as error:
+        raise click.UsageError(f"{error}. To have no end, use --from-key") from error

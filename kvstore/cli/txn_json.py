@@ -16,7 +16,7 @@ import binascii
 import json
 from collections.abc import Callable, Iterator, Mapping
 
-from kvstore.cli.keys import KeyRange, from_key_range, prefix_range
+from kvstore.cli.keys import KeyRange, from_key_range, key_range, prefix_range
 from kvstore.pb import kv_pb2
 
 INT64_MAX = 2**63 - 1
@@ -132,7 +132,11 @@ class _Fields:
                 raise TxnFormatError(f"{self.where}: 'from_key' has no 'range_end'")
             return from_key_range(key)
         end = self.data("range_end") if self.has("range_end") else b""
-        return KeyRange(key=key, range_end=end)
+        try:
+            return key_range(key, end)
+        except ValueError as error:
+            hint = "to have no end, use 'from_key'"
+            raise TxnFormatError(f"{self.where}: {error}; {hint}") from error
 
     def end(self) -> None:
         """Every field was asked for."""

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from kvstore.client.cluster import ClusterTransport
-from kvstore.client.keys import Text, span, to_bytes
+from kvstore.client.keys import Text, bounds, span, to_bytes
 from kvstore.client.pipeline import Pipeline
 from kvstore.client.results import (
     CompactResult,
@@ -173,7 +173,7 @@ class AsyncClient:
         memory holds one page, and writes that come meanwhile are not seen. Raises
         ``Compacted`` if history is compacted past the revision under way.
         """
-        start, end = span(start, end, prefix)
+        start, end = bounds(start, end, prefix)
         scan = Scan(start=start, end=end, revision=revision, descending=descending)
         while scan.more:
             page = await self.range(

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from kvstore.client.asynchronous import TIMEOUT_S, AsyncClient
-from kvstore.client.keys import Text, span
+from kvstore.client.keys import Text, bounds
 from kvstore.client.loop_thread import LoopThread
 from kvstore.client.results import (
     CompactResult,
@@ -142,7 +142,7 @@ class Client:
         memory holds one page, and writes that come meanwhile are not seen. Raises
         ``Compacted`` if history is compacted past the revision under way.
         """
-        start, end = span(start, end, prefix)
+        start, end = bounds(start, end, prefix)
         scan = Scan(start=start, end=end, revision=revision, descending=descending)
         while scan.more:
             page = self.range(

@@ -17,31 +17,40 @@ def to_bytes(text: Text) -> bytes:
     return text.encode() if isinstance(text, str) else text
 
 
-def prefix_end(prefix: bytes) -> bytes:
-    r"""The ``range_end`` that covers every key with ``prefix``.
-
-    >>> prefix_end(b"users/"), prefix_end(b"a\xff"), prefix_end(b"")
-    (b'users0', b'b', b'\x00')
-    """
-    trimmed = prefix.rstrip(b"\xff")
-    return trimmed[:-1] + bytes([trimmed[-1] + 1]) if trimmed else NO_END
+NOTHING = (b"\1", b"\1")
+"""``key`` and ``range_end`` of a range that holds no key."""
 
 
-def span(start: Text, end: Text, prefix: Text | None) -> tuple[bytes, bytes]:
-    r"""``key`` and ``range_end`` of a request for [start, end), or for a prefix.
+def bounds(start: Text, end: Text, prefix: Text | None) -> tuple[bytes, bytes]:
+    r"""The keys meant, as ``start <= key < end``. An empty side is open.
 
-    An empty side is open: nothing at all is every key.
-
-    >>> span("a", "c", None), span("", "c", None), span("a", "", None)
-    ((b'a', b'c'), (b'\x00', b'c'), (b'a', b'\x00'))
-    >>> span("", "", "users/")
-    (b'users/', b'users0')
+    >>> bounds("a", "c", None), bounds("", "", "users/"), bounds("", "", b"a\xff")
+    ((b'a', b'c'), (b'users/', b'users0'), (b'a\xff', b'b'))
+    >>> bounds("", "", b"\xff")
+    (b'\xff', b'')
 
     Raises:
         InvalidRequest: a prefix and a bound together. Definite: nothing was sent.
     """
     if prefix is None:
-        return to_bytes(start) or FIRST_KEY, to_bytes(end) or NO_END
+        return to_bytes(start), to_bytes(end)
     if start or end:
         raise InvalidRequest("give a prefix, or bounds, not both")
-    return to_bytes(prefix) or FIRST_KEY, prefix_end(to_bytes(prefix))
+    first = to_bytes(prefix)
+    stem = first.rstrip(b"\xff")
+    return first, stem[:-1] + bytes([stem[-1] + 1]) if stem else b""
+
+
+def span(start: Text, end: Text, prefix: Text | None) -> tuple[bytes, bytes]:
+    r"""``key`` and ``range_end`` of a request for the keys that :func:`bounds` means.
+
+    >>> span("a", "c", None), span("", "c", None), span("a", "", None)
+    ((b'a', b'c'), (b'\x00', b'c'), (b'a', b'\x00'))
+
+    Raises:
+        InvalidRequest: as :func:`bounds`.
+    """
+    first, beyond = bounds(start, end, prefix)
+    if beyond == NO_END:  # as a bound, it is below every key but itself
+        return NOTHING
+    return first or FIRST_KEY, beyond or NO_END

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from kvstore.client.keys import Text
 from kvstore.client.results import RangeResult
 
 SCAN_PAGE_PAIRS_MAX = 1_000
@@ -17,8 +16,8 @@ class Scan:
     Knows nothing of how pages are read, so that both faces of a client share it.
     """
 
-    start: Text
-    end: Text
+    start: bytes
+    end: bytes
     revision: int
     descending: bool
     more: bool = True

@@ -68,9 +68,10 @@ def test_the_arguments_name_one_range() -> None:
         {"prefix": "b", "from_key": True},
         {"from_key": True},
         {"key": "a", "range_end": "b", "from_key": True},
+        {"key": "a", "range_end": "\0"},  # would be every key on the wire
     ],
 )
-def test_arguments_that_name_two_ranges_are_refused(
+def test_arguments_that_name_two_ranges_or_an_empty_one_are_refused(
     arguments: dict[str, str | bool],
 ) -> None:
     with pytest.raises(click.UsageError):

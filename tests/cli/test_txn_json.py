@@ -88,6 +88,7 @@ def test_what_json_output_prints_can_be_pasted_back(data: bytes) -> None:
         ('{"then": [{"get": {"key": {"text": 1}}}]}', "must be text"),
         ('{"then": [{"get": {"key": {"text": "a", "base64": ""}}}]}', "differ"),
         ('{"then": [{"get": {"key": "a", "prefix": "a"}}]}', "without 'key'"),
+        ('{"then": [{"delete": {"key": "a", "range_end": "\\u0000"}}]}', "'from_key'"),
         ('{"then": [{"get": {"key": "a", "limit": true}}]}', "a whole number"),
         ('{"then": [{"get": {"key": "a", "limit": -1}}]}', "must be 0 to"),
         ('{"then": [{"get": {"key": "a", "keys_only": 1}}]}', "true or false"),

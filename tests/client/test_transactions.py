@@ -77,6 +77,13 @@ def test_spans_travel() -> None:
     )
 
 
+def test_a_bound_below_every_key_is_a_bound_and_not_the_absence_of_one() -> None:
+    """On the wire that byte means no end: it must not delete the rest of the store."""
+    key, range_end = span("b", b"\0", None)
+    assert key == range_end
+    assert Op.delete_range("", b"\0").pb.delete_range.range_end != b"\0"
+
+
 def test_a_prefix_and_a_bound_contradict_each_other() -> None:
     with pytest.raises(kvstore.InvalidRequest, match="not both"):
         span("a", "", "b")

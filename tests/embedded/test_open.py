@@ -183,6 +183,7 @@ def test_deletes_take_a_key_a_range_or_a_prefix(tmp_path: Path) -> None:
             store.put(key, "v")
         assert store.delete("a", prev_kv=True).previous[0].value == b"v"
         assert store.delete("a").deleted == 0
+        assert store.delete_range("a", b"\0").deleted == 0  # nothing is below it
         assert store.delete_range("", "c").deleted == 1
         assert store.delete_prefix("x/").deleted == 2
         assert [pair.key for pair in store.range()] == [b"c", b"y"]
