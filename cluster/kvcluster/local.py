@@ -8,23 +8,19 @@ The methods block. From asyncio call them with ``asyncio.to_thread``: no two cal
 anything but files and processes, and calls that change the cluster hold its lock.
 """
 
-import contextlib
-import fcntl
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from kvcluster.directory import check_vacant, locked
 from kvcluster.errors import (
-    ClusterBusy,
     ClusterError,
-    ClusterExists,
     NodeFailed,
     NotACluster,
     NotReady,
@@ -39,7 +35,6 @@ from kvcluster.topology import NodeSpec, Topology
 PROGRAM = (sys.executable, "-m", "kvstore.cli.main")
 STOP_GRACE_S = 10.0
 POLL_INTERVAL_S = 0.05
-LOCK_TIMEOUT_S = 30.0
 FOUND_TIMEOUT_S = 60.0
 LOG_TAIL_LINES = 5
 
@@ -93,28 +88,18 @@ class LocalCluster:
         """
         settings = settings or Settings()
         directory = directory.absolute()
-        with contextlib.suppress(NotACluster):
-            Topology.load(directory)
-            raise ClusterExists(
-                f"{directory} already holds a cluster",
-                advice="Start it with `kvstore cluster up`, or `destroy` it first.",
-            )
         directory.mkdir(parents=True, exist_ok=True)
-        strangers = sorted(p.name for p in directory.iterdir() if p.name != "lock")
-        if strangers:
-            raise NotACluster(
-                f"{directory} is not empty: it holds {strangers[0]}",
-                advice="Choose an empty or new directory.",
+        check_vacant(directory)  # also before the lock, which would leave its file
+        with locked(directory):
+            check_vacant(directory)
+            topology = Topology.draw(
+                directory,
+                nodes=nodes,
+                election_timeout_ms=settings.election_timeout_ms,
+                heartbeat_interval_ms=settings.heartbeat_interval_ms,
             )
-        topology = Topology.draw(
-            directory,
-            nodes=nodes,
-            election_timeout_ms=settings.election_timeout_ms,
-            heartbeat_interval_ms=settings.heartbeat_interval_ms,
-        )
-        topology.save()
-        cluster = cls(topology, program=program, proxied=proxied)
-        with cluster._locked():
+            topology.save()
+            cluster = cls(topology, program=program, proxied=proxied)
             cluster._found()
         return cluster
 
@@ -156,9 +141,11 @@ class LocalCluster:
     def start(self) -> tuple[int, ...]:
         """Start every node that is down. Returns the ids of those it started.
 
-        Raises OSError if a process cannot be started, NodeFailed if founding fails.
+        Raises OSError if a process cannot be started, NodeFailed if founding fails,
+        NotACluster if the directory is not (or no longer) the cluster's.
         """
-        with self._locked():
+        with locked(self.directory):
+            self._look_again()
             self._found()
             if self._proxy is not None and not self._proxy_runs:
                 self._proxy.start()
@@ -170,7 +157,7 @@ class LocalCluster:
 
     def stop(self, *, grace_s: float = STOP_GRACE_S) -> None:
         """SIGTERM to every node, wait ``grace_s`` seconds, SIGKILL what is left."""
-        with self._locked():
+        with locked(self.directory):
             self._stop(grace_s)
 
     def destroy(self) -> None:
@@ -178,13 +165,8 @@ class LocalCluster:
 
         Raises NotACluster if the directory is not (or no longer) the cluster's.
         """
-        found = Topology.load(self.directory)
-        if found.cluster_id != self._topology.cluster_id:
-            raise NotACluster(
-                f"{self.directory} holds another cluster by now",
-                advice="Load it anew before destroying it.",
-            )
-        with self._locked():
+        with locked(self.directory):
+            self._look_again()
             # The data goes anyway: nothing is gained by a graceful end.
             self._stop(0.0)
             # Last of all the record, so that a destroy that was cut short can be
@@ -224,7 +206,7 @@ class LocalCluster:
     def restart(self, selector: str | int, *, grace_s: float = STOP_GRACE_S) -> int:
         """Stop a node if it runs, and start it. Returns its id."""
         node = self._topology.node(self.resolve(selector))
-        with self._locked():
+        with locked(self.directory):
             process = self._process(node)
             if process is not None:
                 stop_all([process], grace_s=grace_s)
@@ -467,26 +449,15 @@ class LocalCluster:
         self._topology = self._topology.as_founded()
         self._topology.save()
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the cluster's lock file, so that two commands do not start it twice."""
-        descriptor = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            deadline = time.monotonic() + LOCK_TIMEOUT_S
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if time.monotonic() >= deadline:
-                        raise ClusterBusy(
-                            f"another command is changing {self.directory}",
-                            advice="Wait for it to end, then try again.",
-                        ) from error
-                    time.sleep(POLL_INTERVAL_S)
-            yield
-        finally:
-            os.close(descriptor)
+    def _look_again(self) -> None:
+        """Another command may have founded or replaced the cluster before the lock."""
+        found = Topology.load(self.directory)
+        if found.cluster_id != self._topology.cluster_id:
+            raise NotACluster(
+                f"{self.directory} holds another cluster by now",
+                advice="Load it anew.",
+            )
+        self._topology = found
 
 
 def _wait_until(condition: Callable[[], bool], timeout_s: float, *, what: str) -> None:

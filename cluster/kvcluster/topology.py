@@ -13,7 +13,6 @@ import json
 import random
 import secrets
 import socket
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -157,13 +156,6 @@ class Topology:
     @property
     def endpoints(self) -> tuple[str, ...]:
         return tuple(node.address for node in self.nodes)
-
-    def links(self) -> Iterator[tuple[NodeSpec, NodeSpec]]:
-        """Every ordered pair of different members: who dials whom."""
-        for source in self.nodes:
-            for target in self.nodes:
-                if source.node_id != target.node_id:
-                    yield source, target
 
 
 def free_ports(count: int) -> list[int]:

@@ -135,6 +135,27 @@ def test_founding_that_was_cut_short_is_repeated_at_the_next_start(
 
 
 @pytest.mark.process
+def test_founding_is_not_repeated_under_nodes_that_another_command_started(
+    tmp_path: Path,
+) -> None:
+    """A member whose directory is founded anew has forgotten what it voted."""
+    (tmp_path / "c").mkdir()
+    Topology.draw(tmp_path / "c", nodes=2).save()
+    late = LocalCluster.load(tmp_path / "c", program=STUB)
+    first = LocalCluster.load(tmp_path / "c", program=STUB)
+    try:
+        assert first.start() == (1, 2)
+        written = tmp_path / "c" / "node-1" / "data" / "written"
+        written.touch()
+        assert late.start() == ()
+        assert written.exists()
+    finally:
+        first.destroy()
+    with pytest.raises(NotACluster):
+        late.start()
+
+
+@pytest.mark.process
 def test_a_cluster_is_founded_once(stub_cluster: Make, tmp_path: Path) -> None:
     cluster = stub_cluster("one", nodes=1)
     with pytest.raises(ClusterExists):
@@ -153,6 +174,7 @@ def test_a_directory_with_other_things_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(NotACluster):
         LocalCluster.load(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "precious"
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_destroying_refuses_a_directory_that_changed_hands(tmp_path: Path) -> None:
