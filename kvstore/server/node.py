@@ -252,6 +252,11 @@ class Node:
         await asyncio.shield(self._ended)
 
     @property
+    def started(self) -> bool:
+        """Whether entering it succeeded. Stays so when it stops, or fails later."""
+        return self._tick_timer is not None
+
+    @property
     def address(self) -> str:
         """``host:port`` at which the node serves; empty without a network."""
         return self.network.address if self.network is not None else ""
