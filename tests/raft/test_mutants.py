@@ -217,6 +217,14 @@ MUTANTS = (
         "replication::what_was_charged_is_refunded_exactly",
     ),
     Mutant(
+        "M44",
+        "a leader confirms its reads alone (RedisRaft#19)",
+        "reads.py",
+        "if len(self._confirming & self._voters) < majority(len(self._voters)):",
+        "if not self._confirming:",
+        "reads::a_cut_off_leader_confirms_nothing",
+    ),
+    Mutant(
         "M45",
         "a new leader reads before its first commit (etcd#7331, tikv#6340)",
         "core.py",
@@ -251,30 +259,58 @@ MUTANTS = (
 )
 
 
+RUN_S_MAX = 120
+"""Far above what every killer together takes, about two seconds."""
+
+
+def copy_package(folder: Path) -> Path:
+    """The core and its tests, alone in a folder; where the core's modules are."""
+    package = folder / "kvstore"
+    shutil.copytree(ROOT / "kvstore" / "raft", package / "raft")
+    for name in ("__init__.py", "types.py", "errors.py"):
+        shutil.copy(ROOT / "kvstore" / name, package)
+    shutil.copytree(ROOT / "tests" / "raft", folder / "tests" / "raft")
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return package / "raft"
+
+
+def run(folder: Path, *killers: str) -> subprocess.CompletedProcess[str]:
+    """Run tests, named as :attr:`Mutant.killer`, against the copy in ``folder``.
+
+    One that does not end fails the caller, and is no kill: a machine that is too slow
+    would look the same. A killer bounds its own loops.
+    """
+    tests = [killer.partition("::") for killer in killers]
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"),
+            *(f"tests/raft/test_{file}.py::test_{test}" for file, _, test in tests),
+        ],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=RUN_S_MAX,
+    )
+
+
+@pytest.mark.slow
+def test_every_killer_passes_without_a_mutant(tmp_path: Path) -> None:
+    """The control: what fails in a mutated copy fails for the mutant, and not because
+    a copy does not run."""
+    copy_package(tmp_path)
+    result = run(tmp_path, *sorted({mutant.killer for mutant in MUTANTS}))
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: f"{m.number}-{m.what[:40]}")
 def test_a_mutant_is_killed(mutant: Mutant, tmp_path: Path) -> None:
     """The copy with the bug fails the test that is named for it."""
-    package = tmp_path / "kvstore"
-    shutil.copytree(ROOT / "kvstore" / "raft", package / "raft")
-    for name in ("__init__.py", "types.py", "errors.py"):
-        shutil.copy(ROOT / "kvstore" / name, package)
-    shutil.copytree(ROOT / "tests" / "raft", tmp_path / "tests" / "raft")
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    path = package / "raft" / mutant.file
+    path = copy_package(tmp_path) / mutant.file
     source = path.read_text()
     assert source.count(mutant.old) == 1, "the mutant no longer applies"
     path.write_text(source.replace(mutant.old, mutant.new))
-    file, _, test = mutant.killer.partition("::")
-    result = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"),
-            f"tests/raft/test_{file}.py::test_{test}",
-        ],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-    )
+    result = run(tmp_path, mutant.killer)
     # 1: tests ran, and some failed. Anything else is a mistake in the table.
     assert result.returncode == 1, result.stdout + result.stderr
