@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -16,8 +16,9 @@ from kvstore.rpc.options import SERVER_OPTIONS
 PATIENCE_S = 10.0
 
 Script = Callable[[kv_pb2.OperateRequest], "KVStoreError | str | None"]
-"""What to do with a request: refuse with an error, "drop" the stream, "hang", or None
-for an answer."""
+"""What to do with a request: refuse with an error, "drop" the stream, "hang", "hold" it
+until :meth:`FakeNode.release`, or None for an answer."""
+Answer = Callable[[kv_pb2.OperateResponse], Awaitable[None]]
 
 
 def commands(request: kv_pb2.OperateRequest) -> list[kv_pb2.Command]:
@@ -46,6 +47,7 @@ class FakeNode(kv_pb2_grpc.KVServicer):
         self.header = kv_pb2.ResponseHeader(node_id=1)
         self.streams = 0
         self.port = 0
+        self._held: list[tuple[kv_pb2.OperateRequest, Answer]] = []
         self._server: grpc.aio.Server | None = None
         self._changed = asyncio.Event()
 
@@ -78,7 +80,19 @@ class FakeNode(kv_pb2_grpc.KVServicer):
                 self._changed.clear()
                 await self._changed.wait()
 
+    async def release(self) -> None:
+        """Apply and answer what is held, in order, as a slow node would."""
+        held, self._held = self._held, []
+        for request, answer in held:
+            await answer(self._apply(request))
+
     async def Operate(self, request_iterator: Any, context: Any) -> None:  # noqa: N802
+        writing = asyncio.Lock()  # gRPC takes one message of a call at a time
+
+        async def answer(response: kv_pb2.OperateResponse) -> None:
+            async with writing:
+                await context.write(response)
+
         self.streams += 1
         self._changed.set()
         async for request in request_iterator:
@@ -87,7 +101,7 @@ class FakeNode(kv_pb2_grpc.KVServicer):
                 self._changed.set()
                 await self.ping_gate.wait()
                 if self.answer_pings:
-                    await context.write(kv_pb2.OperateResponse(id=request.id))
+                    await answer(kv_pb2.OperateResponse(id=request.id))
                 continue
             self.requests.append(request)
             self._changed.set()
@@ -99,9 +113,11 @@ class FakeNode(kv_pb2_grpc.KVServicer):
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "told to drop")
             elif isinstance(verdict, KVStoreError):
                 error = error_to_pb(verdict)
-                await context.write(kv_pb2.OperateResponse(id=request.id, error=error))
+                await answer(kv_pb2.OperateResponse(id=request.id, error=error))
+            elif verdict == "hold":
+                self._held.append((request, answer))
             elif verdict is None:
-                await context.write(self._apply(request))
+                await answer(self._apply(request))
 
     def _apply(self, request: kv_pb2.OperateRequest) -> kv_pb2.OperateResponse:
         response = kv_pb2.OperateResponse(id=request.id, header=self.header)
