@@ -98,13 +98,11 @@ def check_writes(writes: bytes, limits: Limits) -> int:
         InvalidRequest: also ``RequestTooLarge``; ``command_index`` may name a command.
             Definite.
     """
-    # The bytes themselves: they are what is stored, and may say one thing many times.
-    _check_request_bytes(len(writes), limits)
     try:
         batch = kv_pb2.CommandBatch.FromString(writes)
     except DecodeError as error:
         raise InvalidRequest("writes is not an encoded CommandBatch") from error
-    validate_batch(batch, limits)
+    validate_batch(batch, limits, size=len(writes))
     return len(batch.commands)
 
 

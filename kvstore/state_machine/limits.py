@@ -17,8 +17,10 @@ RESPONSE_BYTES_MAX = 4 * 1024 * 1024
 """Default of ``Limits.response_bytes_max``: gRPC's own default for a message."""
 
 BATCH_RESULTS_BYTES_MAX = 64 * 1024 * 1024
-"""Results that one entry's commands may ask for together (previous pairs, reads inside
-transactions); each alone is bounded by ``response_bytes_max``."""
+"""Results that one entry's commands may ask for together: previous pairs, and reads
+inside transactions. ``response_bytes_max`` is what a command's result should keep to,
+but each operation of a transaction returns a pair however large: past this bound the
+result is given up."""
 
 PAIR_OVERHEAD_BYTES = 64
 """What a pair takes in a response beside its key and value, at most: four integers of

@@ -20,6 +20,7 @@ from kvstore.state_machine.commands import (
     COMMANDS,
     LogEntry,
     check_key_storable,
+    check_start_storable,
     error_to_pb,
     refuse_unset,
 )
@@ -47,11 +48,11 @@ def apply(
 
     Returns one result a command, in order; none if nobody wants them, as on a follower.
     A command that fails has its error as its result, changes nothing, and does not
-    affect the others. ``response_bytes_max`` bounds the pairs in one command's result,
-    ``BATCH_RESULTS_BYTES_MAX`` the results of them all; neither has an effect on the
-    state. A command that was applied, but whose result does not fit, has
-    ``OutcomeUnknown`` as its result. Entries that are no commands only move the
-    progress.
+    affect the others. Past ``response_bytes_max`` each operation of a command returns
+    one pair at most, and ``BATCH_RESULTS_BYTES_MAX`` bounds the results of the entry.
+    Neither has an effect on the state. A command that was applied, but whose result
+    does not fit, has ``OutcomeUnknown`` as its result. Entries that are no commands
+    only move the progress.
 
     Raises:
         CorruptionError: a record that a command needs is damaged, or the entry is.
@@ -143,28 +144,24 @@ class _Batch:
                 # Refused before anything was changed or answered.
                 if result is not None:
                     result.error.CopyFrom(error_to_pb(error))
-            else:
-                if result is not None:
-                    self._bound(result)
 
     def _bound(self, result: kv_pb2.Result) -> None:
         """Give up a result, not the command, past the bound of the whole batch."""
         self._results_bytes += result.ByteSize()
         if self._results_bytes > BATCH_RESULTS_BYTES_MAX:
             self._results_bytes -= result.ByteSize()
-            error = OutcomeUnknown(
-                "applied, but the results of its batch pass "
-                f"{BATCH_RESULTS_BYTES_MAX} bytes: read what it did"
-            )
-            result.Clear()
-            result.error.CopyFrom(error_to_pb(error))
+            _give_up(result)
 
     def _run_one(self, command: kv_pb2.Command, result: kv_pb2.Result | None) -> None:
+        budget = Budget(
+            self._response_bytes_max,
+            overdraft_max=BATCH_RESULTS_BYTES_MAX - self._results_bytes,
+        )
         match command.WhichOneof("command"):
             case "put":
                 check_key_storable(command.put.key)
             case "delete_range":
-                self._delete(command.delete_range, result)
+                self._delete(command.delete_range, result, budget)
             case "txn":
                 self.revision = apply_txn(
                     self._view,
@@ -172,7 +169,7 @@ class _Batch:
                     revision=self.revision,
                     compact_revision=self.compact_revision,
                     result=None if result is None else result.txn,
-                    response_bytes_max=self._response_bytes_max,
+                    budget=budget,
                 )
             case "compact":
                 self._compact(Revision(command.compact.revision))
@@ -184,18 +181,26 @@ class _Batch:
                     result.compact.revision = self.revision
             case _:
                 refuse_unset(command, "a command")
+        if result is not None:
+            if budget.is_overdrawn:
+                _give_up(result)
+            else:
+                self._bound(result)
 
     def _delete(
-        self, request: kv_pb2.DeleteRange, result: kv_pb2.Result | None
+        self,
+        request: kv_pb2.DeleteRange,
+        result: kv_pb2.Result | None,
+        budget: Budget,
     ) -> None:
-        check_key_storable(request.key)
+        check_start_storable(request.key, request.range_end)
         deleted = apply_delete(
             self._view,
             request,
             revision=Revision(self.revision + 1),
             position=0,
             result=None if result is None else result.delete_range,
-            budget=Budget(self._response_bytes_max),
+            budget=budget,
         )
         self.revision = Revision(self.revision + (deleted > 0))
         if result is not None:
@@ -214,3 +219,13 @@ class _Batch:
                 current_revision=self.revision,
             )
         self.compact_revision = wanted
+
+
+def _give_up(result: kv_pb2.Result) -> None:
+    """Answer for a command that was applied, and whose result is too large to hold."""
+    error = OutcomeUnknown(
+        "applied, but the results of its batch pass "
+        f"{BATCH_RESULTS_BYTES_MAX} bytes: read what it did"
+    )
+    result.Clear()
+    result.error.CopyFrom(error_to_pb(error))

@@ -14,7 +14,7 @@ from itertools import islice
 
 from kvstore.errors import Compacted, FutureRevision, NewerFormat
 from kvstore.pb import kv_pb2
-from kvstore.state_machine.commands import check_key_storable, range_bounds
+from kvstore.state_machine.commands import check_start_storable, range_bounds
 from kvstore.state_machine.limits import PAIR_OVERHEAD_BYTES, RESPONSE_BYTES_MAX
 from kvstore.state_machine.view import Head, ReadView, Version, VersionId
 from kvstore.state_machine.writes import stored_version
@@ -31,12 +31,27 @@ Reading = Generator[None, None, kv_pb2.RangeResult]
 
 
 class Budget:
-    """Bytes of pairs that may still go into one answer."""
+    """Bytes of pairs that may still go into one answer.
 
-    __slots__ = ("bytes_left",)
+    One pair is returned however large, and by each operation of a transaction: an
+    answer may overdraw its budget, by ``overdraft_max``.
+    """
 
-    def __init__(self, bytes_left: int) -> None:
+    __slots__ = ("_floor", "bytes_left")
+
+    def __init__(self, bytes_left: int, *, overdraft_max: int = 0) -> None:
         self.bytes_left = bytes_left
+        self._floor = -overdraft_max
+
+    @property
+    def is_overdrawn(self) -> bool:
+        """Whether the answer passed every bound, and is to be given up."""
+        return self.bytes_left < self._floor
+
+
+def pair_bytes(pair: kv_pb2.KeyValue) -> int:
+    """What a pair in an answer takes of its budget."""
+    return PAIR_OVERHEAD_BYTES + len(pair.key) + len(pair.value)
 
 
 def read_range(
@@ -118,7 +133,7 @@ def scan(
     Inside a transaction that is the revision being written, once it wrote something.
     Raises as :func:`read_range`.
     """
-    check_key_storable(request.key)
+    check_start_storable(request.key, request.range_end)
     compact_revision = view.progress.compact_revision
     at = Revision(request.revision) if request.revision > 0 else newest
     check_readable(at, revision=newest, compact_revision=compact_revision)
@@ -237,7 +252,9 @@ class _Selection:
         "_candidates",
         "_descending",
         "_held_bytes",
+        "_needs_values",
         "_pairs_max",
+        "_size",
         "_sort_key",
         "_stops_early",
         "count",
@@ -257,6 +274,11 @@ class _Selection:
         self._descending = request.sort_order == kv_pb2.Range.DESCEND
         self._sort_key = _sort_key(request)
         self._stops_early = request.without_count and self._sort_key is None
+        # Values that are not returned take no room in the answer, nor in memory.
+        self._needs_values = (
+            not request.keys_only or request.sort_target == kv_pb2.Range.VALUE
+        )
+        self._size = _key_size if request.keys_only else _pair_size
 
     @property
     def is_settled(self) -> bool:
@@ -273,6 +295,8 @@ class _Selection:
 
     def add(self, found: _Found) -> None:
         self.count += 1
+        if not self._needs_values:
+            found.value = None
         candidates = self._candidates
         if self._sort_key is None:
             if (
@@ -280,10 +304,10 @@ class _Selection:
                 and self._held_bytes <= self._bytes_max
             ):
                 candidates.append(found)
-                self._held_bytes += _size(found)
+                self._held_bytes += self._size(found)
             return
         candidates.append(found)
-        self._held_bytes += _size(found)
+        self._held_bytes += self._size(found)
         if (
             len(candidates) > 2 * self._pairs_max + SLICE_RECORDS
             or self._held_bytes > 2 * self._bytes_max
@@ -304,15 +328,18 @@ class _Selection:
         for found in self._candidates:
             if kept == self._pairs_max or size > self._bytes_max:
                 break
-            size += _size(found)
+            size += self._size(found)
             kept += 1
         del self._candidates[kept:]
         self._held_bytes = size
 
 
-def _size(found: _Found) -> int:
-    value_bytes = 0 if found.value is None else len(found.value)
-    return PAIR_OVERHEAD_BYTES + len(found.key) + value_bytes
+def _key_size(found: _Found) -> int:
+    return PAIR_OVERHEAD_BYTES + len(found.key)
+
+
+def _pair_size(found: _Found) -> int:
+    return _key_size(found) + (0 if found.value is None else len(found.value))
 
 
 _SortKey = Callable[[_Found], tuple[int, bytes]]

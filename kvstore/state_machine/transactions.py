@@ -12,11 +12,17 @@ from kvstore.errors import InvalidRequest, NewerFormat
 from kvstore.pb import kv_pb2
 from kvstore.state_machine.commands import (
     check_key_storable,
+    check_start_storable,
     range_bounds,
     refuse_unset,
 )
-from kvstore.state_machine.limits import PAIR_OVERHEAD_BYTES
-from kvstore.state_machine.reads import Budget, check_readable, exhaust, scan
+from kvstore.state_machine.reads import (
+    Budget,
+    check_readable,
+    exhaust,
+    pair_bytes,
+    scan,
+)
 from kvstore.state_machine.view import ReadView, StateView, VersionId
 from kvstore.state_machine.writes import (
     delete_keys,
@@ -34,11 +40,12 @@ def apply_txn(
     revision: Revision,
     compact_revision: Revision,
     result: kv_pb2.TxnResult | None,
-    response_bytes_max: int,
+    budget: Budget,
 ) -> Revision:
     """Carry out a transaction; returns the revision of the store after it.
 
-    ``result`` None: nobody waits for it, so nothing is read that changes nothing.
+    ``result`` None: nobody waits for it, so nothing is read that changes nothing. Nor
+    is it once the budget is overdrawn: the result is not whole then.
 
     Raises:
         InvalidRequest: ``Compacted``, ``FutureRevision``, or something that cannot be
@@ -48,7 +55,7 @@ def apply_txn(
     """
     branches: list[bool] = []
     _plan(view, txn, branches, revision, compact_revision)
-    execution = _Execution(view, revision, iter(branches), Budget(response_bytes_max))
+    execution = _Execution(view, revision, iter(branches), budget)
     try:
         execution.run(txn, result)
     except InvalidRequest as error:
@@ -76,9 +83,10 @@ def _plan(
             case "put":
                 check_key_storable(operation.put.key)
             case "delete_range":
-                check_key_storable(operation.delete_range.key)
+                deleted = operation.delete_range
+                check_start_storable(deleted.key, deleted.range_end)
             case "range":
-                check_key_storable(operation.range.key)
+                check_start_storable(operation.range.key, operation.range.range_end)
                 check_readable(
                     operation.range.revision,
                     revision=revision,
@@ -161,6 +169,8 @@ class _Execution:
         if result is not None:
             result.succeeded = succeeded
         for operation in operations:
+            if self._budget.is_overdrawn:
+                result = None
             answer = None if result is None else result.results.add()
             match operation.WhichOneof("operation"):
                 case "put":
@@ -184,7 +194,8 @@ class _Execution:
         if answer is not None:
             answer.put.revision = at.revision
             if put.prev_kv and head is not None and head.create_revision:
-                fill_pair(answer.put.prev_kv, self._view, put.key, head)
+                pair = fill_pair(answer.put.prev_kv, self._view, put.key, head)
+                self._budget.bytes_left -= pair_bytes(pair)
 
     def _delete(
         self, request: kv_pb2.DeleteRange, answer: kv_pb2.Result | None
@@ -230,7 +241,7 @@ def apply_delete(
         deleted += 1
         if wanted and result is not None:
             pair = fill_pair(kv_pb2.KeyValue(), view, key, head)
-            size = PAIR_OVERHEAD_BYTES + len(key) + len(pair.value)
+            size = pair_bytes(pair)
             wanted = deleted == 1 or size <= budget.bytes_left
             if wanted:
                 result.prev_kvs.append(pair)

@@ -44,6 +44,10 @@ def batch(*commands: kv_pb2.Command) -> kv_pb2.CommandBatch:
     return kv_pb2.CommandBatch(commands=commands)
 
 
+def validate(commands: kv_pb2.CommandBatch, limits: Limits) -> None:
+    validate_batch(commands, limits, size=commands.ByteSize())
+
+
 def put_op(key: bytes, value: bytes = b"v") -> kv_pb2.Operation:
     return op(put(key, value))
 
@@ -61,14 +65,14 @@ def too_large(
     if isinstance(command, kv_pb2.Command):
         command = batch(command)
     with pytest.raises(RequestTooLarge) as caught:
-        validate_batch(command, limits)
+        validate(command, limits)
     assert caught.value.definite
     return caught.value
 
 
 def refused(command: kv_pb2.Command) -> str:
     with pytest.raises(InvalidRequest) as caught:
-        validate_batch(batch(command), LIMITS)
+        validate(batch(command), LIMITS)
     assert not isinstance(caught.value, RequestTooLarge)
     assert caught.value.command_index == 0
     return str(caught.value)
@@ -87,6 +91,7 @@ AT_AND_PAST: list[tuple[str, kv_pb2.Command, kv_pb2.Command]] = [
     ("key_bytes_max", put(K4), put(K5)),
     ("key_bytes_max", delete(K4), delete(K5)),
     ("key_bytes_max", delete(b"a", K5), delete(b"a", K5 + b"k")),
+    ("key_bytes_max", delete(K5, ALL), delete(K5 + b"k", ALL)),
     ("key_bytes_max", txn([], [put_op(K4)]), txn([], [put_op(K5)])),
     ("key_bytes_max", txn([], [], [put_op(K4)]), txn([], [], [put_op(K5)])),
     ("key_bytes_max", txn([], [range_op(K4)]), txn([], [range_op(K5)])),
@@ -128,7 +133,7 @@ def test_each_limit_holds_at_its_bound_and_not_one_past(
     limit: str, at: kv_pb2.Command, past: kv_pb2.Command
 ) -> None:
     """Goal: bounds are inclusive, wherever they apply, and name themselves."""
-    validate_batch(batch(at), LIMITS)
+    validate(batch(at), LIMITS)
     error = too_large(past)
     assert error.limit == limit
     assert error.actual == error.maximum + 1
@@ -138,7 +143,7 @@ def test_each_limit_holds_at_its_bound_and_not_one_past(
 
 def test_the_batch_is_bounded_in_commands_and_bytes() -> None:
     """Goal: the limits of a whole batch blame no command of it."""
-    validate_batch(batch(*[put(b"k")] * 5), LIMITS)
+    validate(batch(*[put(b"k")] * 5), LIMITS)
     error = too_large(batch(*[put(b"k")] * 6))
     assert (error.limit, error.actual, error.maximum) == ("batch_commands_max", 6, 5)
     assert error.command_index is None
@@ -151,7 +156,7 @@ def test_the_batch_is_bounded_in_commands_and_bytes() -> None:
             request_bytes_max=many.ByteSize() + spare,
         )
         if spare == 0:
-            validate_batch(many, limits)
+            validate(many, limits)
         else:
             error = too_large(many, limits)
             assert error.limit == "request_bytes_max"
@@ -167,7 +172,7 @@ def test_an_error_names_its_command(wrong: int) -> None:
     assert too_large(batch(*commands)).command_index == wrong
     commands[wrong] = step()
     with pytest.raises(InvalidRequest) as caught:
-        validate_batch(batch(*commands), LIMITS)
+        validate(batch(*commands), LIMITS)
     assert caught.value.command_index == wrong
 
 
@@ -198,10 +203,10 @@ def test_the_short_cut_for_puts_decides_as_the_long_way(
 
     wrong = first_wrong()
     if wrong is None:
-        validate_batch(batch(*commands), LIMITS)
+        validate(batch(*commands), LIMITS)
         return
     with pytest.raises(InvalidRequest) as caught:
-        validate_batch(batch(*commands), LIMITS)
+        validate(batch(*commands), LIMITS)
     assert caught.value.command_index == wrong
 
 
@@ -279,7 +284,7 @@ def test_each_rule_is_kept(command: kv_pb2.Command, says: str) -> None:
 def test_an_empty_batch_is_refused() -> None:
     """Goal: an entry for nothing is a mistake of a client, not a write."""
     with pytest.raises(InvalidRequest, match="no command") as caught:
-        validate_batch(batch(), LIMITS)
+        validate(batch(), LIMITS)
     assert caught.value.command_index is None
 
 

@@ -1,6 +1,7 @@
 """What each command does, in the order of a reader's questions; over every state."""
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 
@@ -12,11 +13,23 @@ from kvstore.state_machine.digest import state_hash
 from kvstore.state_machine.limits import (
     BATCH_RESULTS_BYTES_MAX,
     KEY_BYTES_STORABLE_MAX,
+    PAIR_OVERHEAD_BYTES,
+    RESPONSE_BYTES_MAX,
 )
 from kvstore.state_machine.reads import read_range_at_once
-from kvstore.state_machine.view import NO_VERSION, StateView
+from kvstore.state_machine.view import NO_VERSION, StateView, Version, VersionId
 from kvstore.types import LogIndex, Term
-from tests.state_machine.model import ALL, apply, compact, delete, entry, put, step, txn
+from tests.state_machine.model import (
+    ALL,
+    apply,
+    compact,
+    delete,
+    entry,
+    op,
+    put,
+    step,
+    txn,
+)
 
 Range = kv_pb2.Range
 
@@ -133,7 +146,7 @@ def test_a_key_that_cannot_be_stored_fails_its_command_alone(
 ) -> None:
     """Goal: should one get into the log, every member does the same about it."""
     compare = kv_pb2.Compare(key=key, version=0)
-    refused = [put(key), delete(key, ALL), txn([compare])]
+    refused = [put(key), delete(key), txn([compare])]
     results = apply(state, put(b"a"), *refused, put(b"b"))
     codes = {error_code(result) for result in results[1:-1]}
     assert codes == {"RequestTooLarge" if key else "InvalidRequest"}
@@ -142,6 +155,20 @@ def test_a_key_that_cannot_be_stored_fails_its_command_alone(
         assert error.limit == "key_bytes_storable_max"
         assert error.actual == error.maximum + 1
     assert results[-1].put.revision == state.progress.revision == 2
+
+
+def test_a_range_may_start_behind_a_longest_key(state: StateView) -> None:
+    """Goal: a reader of pages, and a delete, can go on behind any key there is."""
+    longest = b"k" * KEY_BYTES_STORABLE_MAX
+    apply(state, put(longest), put(b"l"))
+    behind = longest + b"\0"
+    found = read_range_at_once(state, Range(key=behind, range_end=ALL))
+    assert [it.key for it in found.kvs] == [b"l"]
+    (in_txn,) = apply(state, txn([], [op(Range(key=behind, range_end=ALL))]))
+    assert [it.key for it in in_txn.txn.results[0].range.kvs] == [b"l"]
+    (result,) = apply(state, delete(behind, ALL))
+    assert result.delete_range.deleted == 1
+    assert get(state, longest) is not None
 
 
 # ------------------------------------------------------------------- delete
@@ -234,6 +261,60 @@ def test_results_of_one_entry_are_bounded_together(state: StateView) -> None:
     found = get(state, b"k")
     assert found is not None
     assert found.version == fits + 4
+
+
+class Counting:
+    """A view that counts how many values are read."""
+
+    def __init__(self, state: StateView) -> None:
+        self._state = state
+        self.values_read = 0
+
+    def version(self, at: VersionId) -> Version | None:
+        self.values_read += 1
+        return self._state.version(at)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._state, name)
+
+
+def test_a_transaction_reads_no_more_than_its_answer_may_hold(
+    state: StateView,
+) -> None:
+    """Goal: a few bytes of request must not make an answer of gigabytes. What changes
+    the state is carried out all the same."""
+    size = 1 << 20
+    apply(state, put(b"k", b"v" * size))
+    fits = BATCH_RESULTS_BYTES_MAX // size + RESPONSE_BYTES_MAX // size
+    counting = Counting(state)
+    reads = [op(Range(key=b"k"))] * 100
+    nested = [op(txn([], reads)), op(txn([], reads)), op(put(b"changed"))]
+    batch = [txn([], nested), txn([], [op(Range(key=b"changed"))])]
+    results = machine.apply(
+        cast("StateView", counting), entry(2, batch), want_results=True
+    )
+    assert error_code(results[0]) == "OutcomeUnknown"
+    assert counting.values_read <= fits + 2
+    assert results[1].txn.results[0].range.kvs[0].create_revision == 2
+    assert counting.progress.revision == 2
+
+
+def test_previous_pairs_count_in_a_transaction(state: StateView) -> None:
+    """Goal: they take room in the answer like pairs that are read."""
+    size = 1000
+    names = [b"%d" % number for number in range(6)]
+    apply(state, *[put(name, b"v" * size) for name in names])
+    puts = [op(put(name, b"w", prev_kv=1)) for name in names[:3]]
+    read = op(delete(b"3", ALL, prev_kv=True))
+    results = machine.apply(
+        state,
+        entry(2, [txn([], [*puts, read])]),
+        want_results=True,
+        response_bytes_max=5 * (size + 1 + PAIR_OVERHEAD_BYTES) - 1,
+    )[0].txn.results
+    assert [it.put.prev_kv.value for it in results[:3]] == [b"v" * size] * 3
+    assert len(results[3].delete_range.prev_kvs) == 1
+    assert results[3].delete_range.deleted == 3
 
 
 def test_a_command_that_fails_does_not_affect_the_others(state: StateView) -> None:

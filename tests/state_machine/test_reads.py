@@ -301,6 +301,23 @@ def test_an_answer_keeps_to_its_bytes(
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("revision", [0, 9])
+def test_values_that_are_not_returned_take_no_room(
+    state: StateView, target: int, revision: int
+) -> None:
+    """Goal: keys alone fill an answer, also where values are read on the way."""
+    value = b"x" * VALUE_BYTES
+    apply(state, *[put(b"%d" % n, value) for n in range(9)])
+    apply(state, *[put(b"%d" % n, value) for n in range(9)])
+    request = everything(sort_target=target, keys_only=True, revision=revision)
+    key_bytes = PAIR_BYTES - VALUE_BYTES
+    for bytes_max, pairs in ((9 * key_bytes, 9), (4 * key_bytes, 4)):
+        found = read_range_at_once(state, request, response_bytes_max=bytes_max)
+        assert (len(found.kvs), found.more) == (pairs, pairs < 9)
+        assert {it.value for it in found.kvs} == {b""}
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_the_first_pair_is_returned_however_large(
     state: StateView, target: int
 ) -> None:
