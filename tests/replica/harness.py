@@ -3,7 +3,8 @@
 A ``Shell`` stands for what ``kvstore.server`` does for one replica: effects are carried
 out in order, but only when the test says so. ``Cluster`` is several of them and the
 links between them, each an ordered stream as members have. Both check what a shell may
-rely on: one log write at a time, ``Apply`` in order of the log, one answer a ticket.
+rely on: one log write at a time, one answer a ticket. Members, what they send and what
+they apply are watched by ``kvstore.raft.invariants``, as in tests of consensus alone.
 """
 
 import random
@@ -14,12 +15,8 @@ from typing import TypeVar
 
 from kvstore.errors import KVStoreError
 from kvstore.pb import kv_pb2
-from kvstore.raft.messages import (
-    AppendEntriesReply,
-    Entry,
-    EntryId,
-    RequestVoteReply,
-)
+from kvstore.raft.invariants import ClusterChecker, Member
+from kvstore.raft.messages import Entry, EntryId
 from kvstore.raft.options import RaftOptions
 from kvstore.replica.effects import (
     Apply,
@@ -30,7 +27,7 @@ from kvstore.replica.effects import (
     Respond,
     Send,
 )
-from kvstore.replica.messages import PeerMessage
+from kvstore.replica.messages import ForwardReply, ForwardWrites, PeerMessage
 from kvstore.replica.options import ReplicaOptions
 from kvstore.replica.replica import Replica
 from kvstore.server.state_thread import encode_groups
@@ -138,6 +135,7 @@ class Cluster:
         self.asked: dict[int, NodeId] = {}
         """Which node has each open ticket."""
         self._last_ticket = 0
+        self.checker = ClusterChecker(self.ids)
         for node_id in self.ids:
             self.start(node_id)
 
@@ -165,6 +163,8 @@ class Cluster:
             options=self.options,
             random=random.Random(self.random.getrandbits(64)),
         )
+        self.checker.restarted(shell.node_id, shell.state.progress.index)
+        self._check(shell.node_id)
         self.poll(node_id)
 
     def crash(
@@ -378,17 +378,23 @@ class Cluster:
 
     def _carry_out(self, shell: Shell, effects: list[Effect]) -> None:
         shell.effects += effects
+        if shell.replica is not None:
+            self._check(shell.node_id)  # first: what is handed out must be committed
         for effect in effects:
             match effect:
                 case Send(messages):
                     for message in messages:
                         assert message.sender == shell.node_id
-                        assert_durable(message, shell)
+                        if not isinstance(message, ForwardWrites | ForwardReply):
+                            self.checker.message_sent(message, shell.log)
                         self.links[shell.node_id, message.to].append(message)
                 case Persist():
                     assert shell.writing is None, "two log writes in flight"
                     shell.writing = effect
-                case Apply() | Read():
+                case Apply(entries):
+                    self.checker.handed_out(shell.node_id, entries)
+                    shell.working.append(effect)
+                case Read():
                     shell.working.append(effect)
                 case Respond(ticket, results, revision):
                     batch_ = kv_pb2.ResultBatch.FromString(results)
@@ -405,6 +411,16 @@ class Cluster:
             self.fsync(shell.node_id)
         if shell.working and not shell.slow_apply:
             self.apply(shell.node_id)
+
+    def _check(self, node_id: NodeId) -> None:
+        members = {
+            shell.node_id: Member(
+                node=None if shell.replica is None else shell.replica.raft,
+                durable=shell.log,
+            )
+            for shell in self.shells.values()
+        }
+        self.checker.check_member(node_id, members)
 
     def _serve(self, shell: Shell, work: Read) -> None:
         state = shell.state
@@ -444,19 +460,6 @@ class Cluster:
 
     def hashes(self) -> list[bytes]:
         return [state_hash(self.shells[i].state) for i in self.running()]
-
-
-def assert_durable(message: PeerMessage, shell: Shell) -> None:
-    """What binds its sender leaves only when the disk has it (M01, M18, M19)."""
-    hard_state = shell.log.hard_state
-    match message:
-        case RequestVoteReply(granted=True, pre_vote=False):
-            assert (hard_state.term, hard_state.vote) == (message.term, message.to)
-        case AppendEntriesReply(rejected=False):
-            assert hard_state.term == message.term
-            assert shell.log.last_index >= message.index
-        case _:
-            pass
 
 
 def until(condition: Callable[[], bool], step: Callable[[], None]) -> None:
