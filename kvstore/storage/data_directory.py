@@ -323,7 +323,7 @@ def _lock(path: Path) -> int:
         if holder == str(os.getpid()):
             raise DirectoryLocked(
                 f"{path} is open in this process already: use what opened it, or close "
-                "that first"
+                "that first. (Or in another container, whose process has the same id)"
             ) from error
         raise DirectoryLocked(
             f"{path} is open in process {holder}: stop that process first, or choose "

@@ -296,11 +296,6 @@ class Environment:
                 self._env.set_mapsize(size)
             self._map_bytes = size
 
-    def sync(self) -> None:
-        """Flush everything, also what ``metasync=False`` left open."""
-        with _translated(self.store, self.path):
-            self._env.sync(True)
-
     def translate(self, error: lmdb.Error) -> NoReturn:
         """Raise what the module promises in place of LMDB's own error.
 

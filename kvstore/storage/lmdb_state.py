@@ -255,11 +255,6 @@ class LMDBState:
             self.begin()
 
     @property
-    def compaction_pending(self) -> bool:
-        """Whether compacted records wait to be deleted."""
-        return self._progress.compaction_pending
-
-    @property
     def used_bytes(self) -> int:
         """Size of the store on disk."""
         return self.environment.used_bytes
@@ -274,16 +269,11 @@ class LMDBState:
     # -------------------------------------------------------------- reading
 
     def head(self, key: bytes) -> Head | None:
-        stored_key = head_key(key)
         try:
             txn = self._txn or self._begin_reading()
-            record = txn.get(stored_key, None, self._heads)
-            if record is None:
-                self._reader.check_absent(txn, stored_key)
-                return None
+            return self._reader.head(txn, key)
         except lmdb.Error as error:
             self._refuse(error)
-        return self._codecs.decode_head(stored_key, record)[1]
 
     def heads(
         self, start: bytes, end: bytes | None, *, reverse: bool = False
