@@ -118,7 +118,7 @@ def test_a_new_state_is_empty(state: LMDBState) -> None:
     assert state.progress == EMPTY_PROGRESS
     assert state_hash(state) == state_hash(MemoryState())
     assert not state.in_transaction
-    assert not state.compaction_pending
+    assert not state.progress.compaction_pending
 
 
 def test_a_crash_takes_what_was_not_committed_and_nothing_else(
@@ -576,7 +576,7 @@ def test_facts_for_the_status(state: LMDBState) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(compaction, "COMPACTION_RECORDS_PER_ENTRY", 1)
         commit(state, compact(3))
-        assert state.compaction_pending
+        assert state.progress.compaction_pending
     commit(state, step())
-    assert not state.compaction_pending
+    assert not state.progress.compaction_pending
     assert [at.revision for at, _ in state.versions(NO_VERSION)] == [3]
