@@ -1,5 +1,7 @@
 """Elections beyond the paper: pre-vote, stickiness, CheckQuorum, and evidence."""
 
+from statistics import median
+
 import pytest
 
 from kvstore.errors import ConfigError, CorruptionError
@@ -428,7 +430,9 @@ def test_a_hurried_campaign_that_fails_is_tried_again_ever_later() -> None:
 
 
 def test_a_crashed_leader_is_replaced_within_a_few_ticks() -> None:
-    """Both followers see its connections close."""
+    """Both followers see its connections close. Their draws may collide until they are
+    back at normal timeouts, but seldom."""
+    ticks_of_seeds = []
     for seed in range(20):
         cluster = Cluster(seed=seed)
         cluster.elect(1)
@@ -437,8 +441,9 @@ def test_a_crashed_leader_is_replaced_within_a_few_ticks() -> None:
         while Role.LEADER not in roles(cluster):
             cluster.tick_all()
             ticks += 1
-        assert ticks < 2 * T
-    assert ticks <= 8 * E
+            assert ticks < 2 * T
+        ticks_of_seeds.append(ticks)
+    assert median(ticks_of_seeds) <= 2 * E, ticks_of_seeds
 
 
 def test_a_live_leader_survives_one_followers_broken_connection() -> None:
