@@ -172,11 +172,12 @@ def test_record_deleted_meanwhile_is_not_reported(
     store: Store, wait_until: Wait
 ) -> None:
     """Goal: as above, with a record that is gone at the second look."""
-    deleted = Event()
+    seen, gone = Event(), Event()
 
     def check(txn: Transaction, key: bytes, value: bytes) -> None:
         if key == store.key(100):
-            deleted.set()
+            seen.set()
+            assert gone.wait(10)  # in every look that comes before the deletion
             raise store.codec.corruption(key, "looks bad")
 
     target = ScrubTarget(
@@ -184,10 +185,11 @@ def test_record_deleted_meanwhile_is_not_reported(
         databases=(ScrubDatabase(name="heads", check=check),),
     )
     with scrub(target, pause_s=3600) as running:
-        assert deleted.wait(10)
+        assert seen.wait(10)
         store.environment.write(
             lambda txn: txn.delete(store.key(100), db=store.database)
         )
+        gone.set()
         wait_until(lambda: tours(running) == 1)
         assert running.status().findings == ()
 
