@@ -12,6 +12,10 @@ from kvstore.errors import Busy, DeadlineExceeded, ProposalDropped, Unavailable
 from kvstore.raft.messages import EntryId
 from kvstore.types import LogIndex, NodeId, Term, Ticket
 
+FORWARDED_BATCHES_MAX = 1_024
+"""Batches passed to a leader and not answered yet, each one message there and one back.
+Below what a link to a peer holds of those, so that none overflows it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Forwarded:
@@ -177,7 +181,8 @@ class ForwardedBatch:
 
 
 class ForwardedWrites:
-    """Batches passed to a leader and not answered yet, bounded like those that wait.
+    """Batches passed to a leader and not answered yet, bounded like those that wait,
+    and by :data:`FORWARDED_BATCHES_MAX`.
 
     The numbers they travel under start at random: what a leader answers to an earlier
     life of this process must not pass for the answer to a new write.
@@ -197,7 +202,11 @@ class ForwardedWrites:
     @property
     def has_room(self) -> bool:
         """Whether another batch may leave; what may not waits in front."""
-        return self._count < self._count_max and self._bytes < self._bytes_max
+        return (
+            len(self._by_number) < FORWARDED_BATCHES_MAX
+            and self._count < self._count_max
+            and self._bytes < self._bytes_max
+        )
 
     def add(self, batch: Batch, leader: NodeId, term: Term) -> int:
         """The number that the answer will carry."""

@@ -249,8 +249,8 @@ class Replica:
                 # outcome; one that waits for the next leader, which is near, has none.
                 return
             while self._waiting and self._forwarded.has_room:
-                for batch in self._waiting.take(self._options.entry_bytes_max):
-                    self._forward(batch, leader)
+                (batch,) = self._waiting.take(1)
+                self._forward(batch, leader)
 
     def _propose(self, batches: list[Batch]) -> None:
         data = b"".join([batch.writes for batch in batches]) or COMPACTION_STEP

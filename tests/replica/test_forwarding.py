@@ -14,6 +14,7 @@ from kvstore.errors import (
 )
 from kvstore.pb import kv_pb2
 from kvstore.replica.messages import ForwardReply, ForwardWrites
+from kvstore.replica.proposals import FORWARDED_BATCHES_MAX
 from kvstore.types import NodeId, Revision
 from tests.replica.harness import OPTIONS, Cluster, batch, led_by, put, until
 
@@ -224,6 +225,30 @@ def test_a_follower_bounds_what_it_has_passed_on() -> None:
     cluster.settle()
     for ticket in tickets:
         assert cluster.results(ticket)
+
+
+def test_a_follower_bounds_the_batches_it_has_passed_on() -> None:
+    """Each is a message of its own, and a link to a peer holds only so many."""
+    cluster = led_by(1)
+    number = 2 * FORWARDED_BATCHES_MAX + 1
+    tickets = [cluster.submit(2, put(str(n)), poll=False) for n in range(number)]
+    cluster.poll(2)
+    assert len(forwards(cluster, 2)) == FORWARDED_BATCHES_MAX
+    cluster.settle()
+    for ticket in tickets:
+        assert cluster.results(ticket)
+
+
+def test_a_follower_bounds_the_bytes_it_has_passed_on() -> None:
+    """Not everything that would fit in one entry leaves for the room of one batch."""
+    size = len(batch(put("0")))
+    options = replace(OPTIONS, waiting_write_bytes_max=3 * size)
+    cluster = led_by(1, options=options)
+    for count in (2, 3):
+        for n in range(count):
+            cluster.submit(2, put(str(n)), poll=False)
+        cluster.poll(2)
+    assert len(forwards(cluster, 2)) == 3
 
 
 def test_a_leader_gives_a_passed_on_write_up_when_its_log_does_not_take_it() -> None:
