@@ -25,7 +25,9 @@ from kvstore.raft.messages import (
 )
 from kvstore.raft.node import RaftNode, Role
 from kvstore.types import NodeId
-from tests.raft.harness import OPTIONS, Bench, Cluster, of_kind
+from tests.raft.cluster import Cluster
+from tests.raft.pieces import OPTIONS, of_kind
+from tests.raft.workbench import Bench
 
 T = OPTIONS.election_timeout_ticks
 E = OPTIONS.evidence_election_ticks_max

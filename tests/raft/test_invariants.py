@@ -21,7 +21,8 @@ from kvstore.raft.messages import (
 from kvstore.raft.node import RaftNode
 from kvstore.raft.ready import ReadState
 from kvstore.types import LogIndex, NodeId, Term
-from tests.raft.harness import OPTIONS, Disk, entries_of, entry_id
+from tests.raft.disk import Disk
+from tests.raft.pieces import OPTIONS, entries_of, entry_id
 
 ONE, TWO, THREE = NodeId(1), NodeId(2), NodeId(3)
 

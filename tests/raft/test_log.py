@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from kvstore.raft.log import ENTRY_OVERHEAD_BYTES, RaftLog
 from kvstore.raft.messages import Entry
 from kvstore.types import LogIndex
-from tests.raft.harness import Disk, entries_of, entry_id
+from tests.raft.disk import Disk
+from tests.raft.pieces import entries_of, entry_id
 
 EVERYTHING = 1 << 40
 

@@ -17,14 +17,9 @@ from kvstore.raft.messages import (
     RequestVoteReply,
 )
 from kvstore.raft.node import Role
-from tests.raft.harness import (
-    OPTIONS,
-    Bench,
-    Cluster,
-    entry_id,
-    log_terms,
-    of_kind,
-)
+from tests.raft.cluster import Cluster
+from tests.raft.pieces import OPTIONS, entry_id, log_terms, of_kind
+from tests.raft.workbench import Bench
 
 T = OPTIONS.election_timeout_ticks
 

@@ -11,7 +11,9 @@ from kvstore.raft.messages import (
 )
 from kvstore.raft.node import Role
 from kvstore.types import NodeId
-from tests.raft.harness import Bench, Cluster, log_terms, of_kind
+from tests.raft.cluster import Cluster
+from tests.raft.pieces import log_terms, of_kind
+from tests.raft.workbench import Bench
 
 
 def slow(**values: object) -> Bench:

@@ -14,7 +14,7 @@ from kvstore.raft.progress import (
     Progress,
 )
 from kvstore.types import LogIndex
-from tests.raft.harness import entries_of
+from tests.raft.pieces import entries_of
 
 
 def progress(

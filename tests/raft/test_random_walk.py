@@ -18,7 +18,7 @@ import pytest
 
 from kvstore.raft.options import RaftOptions
 from kvstore.types import NodeId
-from tests.raft.harness import Cluster
+from tests.raft.cluster import Cluster
 
 EVENTS = 4_000
 FIRST, COUNT = (int(n) for n in os.environ.get("RAFT_SEEDS", "0:250").split(":"))

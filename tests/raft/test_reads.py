@@ -10,7 +10,9 @@ from kvstore.raft.messages import (
 from kvstore.raft.options import RaftOptions
 from kvstore.raft.ready import ReadState
 from kvstore.types import LogIndex, NodeId
-from tests.raft.harness import OPTIONS, Bench, Cluster, of_kind
+from tests.raft.cluster import Cluster
+from tests.raft.pieces import OPTIONS, of_kind
+from tests.raft.workbench import Bench
 
 T = OPTIONS.election_timeout_ticks
 

@@ -15,14 +15,9 @@ from kvstore.raft.messages import (
 from kvstore.raft.options import RaftOptions
 from kvstore.raft.progress import PeerEvent, PeerState
 from kvstore.types import LogIndex, NodeId
-from tests.raft.harness import (
-    OPTIONS,
-    Bench,
-    Cluster,
-    entry_id,
-    log_terms,
-    of_kind,
-)
+from tests.raft.cluster import Cluster
+from tests.raft.pieces import OPTIONS, entry_id, log_terms, of_kind
+from tests.raft.workbench import Bench
 
 T = OPTIONS.election_timeout_ticks
 

@@ -13,7 +13,8 @@ from kvstore.raft.messages import (
 from kvstore.raft.node import Role
 from kvstore.raft.options import RaftOptions
 from kvstore.types import NodeId
-from tests.raft.harness import OPTIONS, Cluster, log_terms, of_kind
+from tests.raft.cluster import Cluster
+from tests.raft.pieces import OPTIONS, log_terms, of_kind
 
 T = OPTIONS.election_timeout_ticks
 

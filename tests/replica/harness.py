@@ -17,7 +17,6 @@ from kvstore.errors import KVStoreError
 from kvstore.pb import kv_pb2
 from kvstore.raft.invariants import ClusterChecker, Member
 from kvstore.raft.messages import Entry, EntryId
-from kvstore.raft.options import RaftOptions
 from kvstore.replica.effects import (
     Apply,
     Effect,
@@ -36,14 +35,10 @@ from kvstore.state_machine.digest import state_hash
 from kvstore.storage.memory_log import MemoryLog
 from kvstore.storage.memory_state import MemoryState
 from kvstore.types import NodeId, Ticket
+from tests.raft.pieces import OPTIONS as RAFT
 
 T = TypeVar("T")
 
-RAFT = RaftOptions(
-    election_timeout_ticks=10,
-    heartbeat_interval_ticks=1,
-    evidence_election_ticks_max=2,
-)
 OPTIONS = ReplicaOptions(
     raft=RAFT,
     orphan_ticks=5,

@@ -8,8 +8,9 @@ from kvstore.replica.effects import Effect, Fail, Send
 from kvstore.replica.messages import ForwardWrites
 from kvstore.replica.options import ReplicaOptions
 from kvstore.replica.replica import Replica
+from kvstore.storage.memory_log import MemoryLog
 from kvstore.types import LogIndex, NodeId, Term, Ticket
-from tests.raft.harness import OPTIONS, Disk
+from tests.raft.pieces import OPTIONS
 
 PATIENCE_TICKS = 10
 LONG_TICKS = 1_000
@@ -19,7 +20,7 @@ def replica() -> Replica:
     return Replica(
         node_id=NodeId(1),
         voters=[NodeId(1), NodeId(2), NodeId(3)],
-        log=Disk(),
+        log=MemoryLog(),
         applied_index=LogIndex(0),
         compaction_pending=False,
         options=ReplicaOptions(raft=OPTIONS, leaderless_patience_ticks=PATIENCE_TICKS),

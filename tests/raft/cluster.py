@@ -1,338 +1,21 @@
-"""Drives the Raft core in memory: every delivery, fsync and crash is the test's choice.
+"""Several nodes in memory: every delivery, fsync and crash is the test's choice.
 
-``Bench`` is one node whose peers the test plays. ``Cluster`` is several real nodes and
-a network; after every step of a node the invariants of ``kvstore.raft.invariants`` are
-checked, so every cluster test is also a test of all of them.
+After every step of a node the invariants of ``kvstore.raft.invariants`` are checked, so
+every test of a cluster is also a test of all of them.
 """
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
 
 from kvstore.raft.events import Event
 from kvstore.raft.invariants import ClusterChecker, Member
-from kvstore.raft.messages import (
-    AppendEntries,
-    AppendEntriesReply,
-    Entry,
-    EntryId,
-    EntryKind,
-    HardState,
-    Heartbeat,
-    HeartbeatReply,
-    Message,
-    RequestVote,
-    RequestVoteReply,
-)
-from kvstore.raft.node import RaftNode, Role
+from kvstore.raft.messages import Entry, EntryId, Message
+from kvstore.raft.node import RaftNode
 from kvstore.raft.options import RaftOptions
 from kvstore.raft.ready import ReadState, Ready
-from kvstore.types import LogIndex, NodeId, Term
-
-M = TypeVar("M")
-
-OPTIONS = RaftOptions(
-    election_timeout_ticks=10,
-    heartbeat_interval_ticks=1,
-    evidence_election_ticks_max=2,
-)
-"""As in etcd's tests: T is 10 ticks and a heartbeat 1."""
-
-
-def entry_id(term: int, index: int) -> EntryId:
-    return EntryId(Term(term), LogIndex(index))
-
-
-def entries_of(terms: Sequence[int], *, first: int = 1) -> tuple[Entry, ...]:
-    """One entry a term given, named after its place so that no two are alike."""
-    return tuple(
-        Entry(
-            Term(term),
-            LogIndex(index),
-            EntryKind.COMMANDS,
-            b"%d@%d" % (term, index),
-        )
-        for index, term in enumerate(terms, first)
-    )
-
-
-class Disk:
-    """What survives: a durable log and hard state."""
-
-    def __init__(
-        self, terms: Sequence[int] = (), *, term: int = 0, vote: int | None = None
-    ) -> None:
-        self.log: list[Entry] = list(entries_of(terms))
-        self.hard_state = HardState(
-            term=Term(max([term, *terms])),
-            vote=None if vote is None else NodeId(vote),
-        )
-        self.entries_reads = 0
-        self.term_reads = 0
-
-    @property
-    def first_index(self) -> LogIndex:
-        return LogIndex(1)
-
-    @property
-    def last_index(self) -> LogIndex:
-        return LogIndex(len(self.log))
-
-    def term(self, index: LogIndex) -> Term:
-        self.term_reads += 1
-        if index == 0:
-            return Term(0)
-        if index < 0:
-            raise LookupError(index)
-        return self.log[index - 1].term
-
-    def entries(
-        self, start: LogIndex, end: LogIndex, bytes_max: int
-    ) -> tuple[Entry, ...]:
-        self.entries_reads += 1
-        assert 1 <= start <= end <= len(self.log) + 1
-        taken: list[Entry] = []
-        size = 0
-        for entry in self.log[start - 1 : end - 1]:
-            size += len(entry.data)
-            if taken and size > bytes_max:
-                break
-            taken.append(entry)
-        return tuple(taken)
-
-    def append(self, hard_state: HardState | None, entries: Sequence[Entry]) -> None:
-        if hard_state is not None:
-            self.hard_state = hard_state
-        if entries:
-            assert entries[0].index <= len(self.log) + 1, "a hole in the log"
-            del self.log[entries[0].index - 1 :]
-            self.log += entries
-
-    def terms(self) -> list[int]:
-        return [int(entry.term) for entry in self.log]
-
-
-class Bench:
-    """One node; the test plays its peers. Writes are durable at once unless held."""
-
-    def __init__(
-        self,
-        *,
-        voters: Sequence[int] = (1, 2, 3),
-        terms: Sequence[int] = (),
-        term: int = 0,
-        vote: int | None = None,
-        applied: int = 0,
-        options: RaftOptions = OPTIONS,
-        seed: int = 1,
-    ) -> None:
-        self.disk = Disk(terms, term=term, vote=vote)
-        self.raft = RaftNode(
-            node_id=NodeId(1),
-            voters=[NodeId(voter) for voter in voters],
-            log=self.disk,
-            hard_state=self.disk.hard_state,
-            applied_index=LogIndex(applied),
-            options=options,
-            random=random.Random(seed),
-        )
-        self.peers = tuple(NodeId(voter) for voter in voters if voter != 1)
-        self.slow_disk = False
-        self.writing: Ready | None = None
-        self.applied: list[Entry] = []
-        self.reads: list[ReadState] = []
-        self.sent: list[Message] = []
-        self.events: list[Event] = []
-
-    def role(self) -> Role:
-        return self.raft.role
-
-    def work(self) -> list[Message]:
-        """Do what is owed; what was sent since the last call."""
-        while self.raft.has_ready():
-            ready = self.raft.ready()
-            self.sent += ready.messages
-            if ready.must_persist:
-                assert self.writing is None
-                self.writing = ready
-                if not self.slow_disk:
-                    self.fsync()
-            else:
-                assert not ready.messages_after_persist
-            if ready.committed_entries:
-                self.applied += ready.committed_entries
-                self.raft.applied(ready.committed_entries[-1].index)
-            self.reads += ready.read_states
-        self.events += self.raft.drain_events()
-        sent, self.sent = self.sent, []
-        return sent
-
-    def fsync(self) -> None:
-        """The write in flight is durable; its votes and acknowledgements leave."""
-        ready, self.writing = self.writing, None
-        assert ready is not None
-        self.disk.append(ready.hard_state, ready.entries)
-        self.raft.persisted(ready.number)
-        self.sent += ready.messages_after_persist
-
-    def step(self, message: Message) -> list[Message]:
-        self.raft.step(message)
-        return self.work()
-
-    def tick(self, count: int = 1) -> list[Message]:
-        sent: list[Message] = []
-        for _ in range(count):
-            self.raft.tick()
-            sent += self.work()
-        return sent
-
-    # The messages that a test most often plays.
-
-    def append(
-        self,
-        terms: Sequence[int] = (),
-        *,
-        previous: tuple[int, int] = (0, 0),
-        commit: int = 0,
-        term: int | None = None,
-        sender: int = 2,
-    ) -> list[Message]:
-        """``terms`` of entries behind ``previous`` (term, index)."""
-        return self.step(
-            AppendEntries(
-                sender=NodeId(sender),
-                to=NodeId(1),
-                term=self.raft.term if term is None else Term(term),
-                previous=entry_id(*previous),
-                entries=entries_of(terms, first=previous[1] + 1),
-                commit_index=LogIndex(commit),
-            )
-        )
-
-    def acknowledge(
-        self, index: int, *, sender: int = 2, term: int | None = None
-    ) -> list[Message]:
-        return self.step(
-            AppendEntriesReply(
-                sender=NodeId(sender),
-                to=NodeId(1),
-                term=self.raft.term if term is None else Term(term),
-                index=LogIndex(index),
-                rejected=False,
-                hint=None,
-            )
-        )
-
-    def reject(
-        self, index: int, hint: tuple[int, int], *, sender: int = 2
-    ) -> list[Message]:
-        return self.step(
-            AppendEntriesReply(
-                sender=NodeId(sender),
-                to=NodeId(1),
-                term=self.raft.term,
-                index=LogIndex(index),
-                rejected=True,
-                hint=entry_id(*hint),
-            )
-        )
-
-    def heartbeat(
-        self,
-        *,
-        term: int | None = None,
-        commit: int = 0,
-        read_round: int = 0,
-        sender: int = 2,
-    ) -> list[Message]:
-        return self.step(
-            Heartbeat(
-                sender=NodeId(sender),
-                to=NodeId(1),
-                term=self.raft.term if term is None else Term(term),
-                commit_index=LogIndex(commit),
-                round=read_round,
-            )
-        )
-
-    def answer_heartbeat(
-        self, *, sender: int = 2, read_round: int = 0, term: int | None = None
-    ) -> list[Message]:
-        return self.step(
-            HeartbeatReply(
-                sender=NodeId(sender),
-                to=NodeId(1),
-                term=self.raft.term if term is None else Term(term),
-                round=read_round,
-            )
-        )
-
-    def ask_vote(
-        self,
-        *,
-        term: int,
-        last: tuple[int, int] = (0, 0),
-        sender: int = 2,
-        pre: bool = False,
-    ) -> list[Message]:
-        return self.step(
-            RequestVote(
-                sender=NodeId(sender),
-                to=NodeId(1),
-                term=Term(term),
-                last_log=entry_id(*last),
-                pre_vote=pre,
-            )
-        )
-
-    def answer_vote(
-        self,
-        *,
-        sender: int,
-        granted: bool = True,
-        pre: bool = False,
-        term: int | None = None,
-    ) -> list[Message]:
-        if term is None:
-            term = self.raft.term + (1 if pre and granted else 0)
-        return self.step(
-            RequestVoteReply(
-                sender=NodeId(sender),
-                to=NodeId(1),
-                term=Term(term),
-                granted=granted,
-                pre_vote=pre,
-            )
-        )
-
-    def become_candidate(self) -> list[Message]:
-        """Win the pre-vote. The requests for votes."""
-        self.raft.campaign()
-        self.work()
-        sent: list[Message] = []
-        for peer in self.peers[: len(self.peers) // 2 + 1]:
-            sent += self.answer_vote(sender=peer, pre=True)
-            if sent:
-                break
-        return sent
-
-    def become_leader(self, *, commit: bool = True) -> list[Message]:
-        """Win an election, and commit its no-op; what is sent at last."""
-        sent = self.become_candidate()
-        for peer in self.peers:
-            if self.raft.is_leader:
-                break
-            sent = self.answer_vote(sender=peer)
-        assert self.raft.is_leader
-        if commit:
-            for peer in self.peers:
-                self.acknowledge(self.raft.last_index, sender=peer)
-            assert self.raft.commit_index == self.raft.last_index
-        return sent
-
-    def become_follower(self, term: int, leader: int = 2) -> None:
-        self.heartbeat(term=term, sender=leader)
-        assert self.raft.leader_id == leader
+from kvstore.types import LogIndex, NodeId
+from tests.raft.disk import Disk
+from tests.raft.pieces import OPTIONS, log_terms
 
 
 class Server:
@@ -377,7 +60,6 @@ class Cluster:
         self.checker = ClusterChecker(self.ids)
         self.wire: list[Message] = []
         self.cuts: set[tuple[NodeId, NodeId]] = set()
-        self.steps = 0
         for node_id, server in self.servers.items():
             self.members[node_id] = Member(node=None, durable=server.disk)
         for node_id in self.ids:
@@ -595,7 +277,6 @@ class Cluster:
             self.wire.append(message)
 
     def _check(self, node_id: NodeId) -> None:
-        self.steps += 1
         self.checker.check_member(node_id, self.members)
 
     # --------------------------------------------------------------------- facts
@@ -606,12 +287,3 @@ class Cluster:
 
     def commits(self) -> list[int]:
         return [int(self.raft(node_id).commit_index) for node_id in self.running()]
-
-
-def log_terms(raft: RaftNode) -> list[int]:
-    """The terms of a node's log, in memory."""
-    return [int(raft.log.term(LogIndex(i))) for i in range(1, raft.last_index + 1)]
-
-
-def of_kind(messages: Iterable[Message], kind: type[M]) -> list[M]:
-    return [message for message in messages if isinstance(message, kind)]

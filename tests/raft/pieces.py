@@ -1,0 +1,44 @@
+"""What tests of the core are written in: options, entries, and looks at a node."""
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from kvstore.raft.messages import Entry, EntryId, EntryKind, Message
+from kvstore.raft.node import RaftNode
+from kvstore.raft.options import RaftOptions
+from kvstore.types import LogIndex, Term
+
+M = TypeVar("M")
+
+OPTIONS = RaftOptions(
+    election_timeout_ticks=10,
+    heartbeat_interval_ticks=1,
+    evidence_election_ticks_max=2,
+)
+"""As in etcd's tests: T is 10 ticks and a heartbeat 1."""
+
+
+def entry_id(term: int, index: int) -> EntryId:
+    return EntryId(Term(term), LogIndex(index))
+
+
+def entries_of(terms: Sequence[int], *, first: int = 1) -> tuple[Entry, ...]:
+    """One entry a term given, named after its place so that no two are alike."""
+    return tuple(
+        Entry(
+            Term(term),
+            LogIndex(index),
+            EntryKind.COMMANDS,
+            b"%d@%d" % (term, index),
+        )
+        for index, term in enumerate(terms, first)
+    )
+
+
+def log_terms(raft: RaftNode) -> list[int]:
+    """The terms of a node's log, in memory."""
+    return [int(raft.log.term(LogIndex(i))) for i in range(1, raft.last_index + 1)]
+
+
+def of_kind(messages: Iterable[Message], kind: type[M]) -> list[M]:
+    return [message for message in messages if isinstance(message, kind)]
