@@ -216,21 +216,39 @@ async def _watch_roles(cluster: LocalCluster, screen: Screen) -> None:
 async def _load_and_verify(
     cluster: LocalCluster, library: Library, screen: Screen
 ) -> tuple[Loading, set[str]]:
+    """Raises as ``run``."""
     loading = Loading(cluster, library, screen)
-    watching = asyncio.create_task(_watch_roles(cluster, screen))
+    watching = asyncio.create_task(_watch_roles(cluster, screen), name="watch roles")
     try:
         await loading.run()
         bad = await verify(cluster, loading.acknowledged.values, screen)
+    except ExceptionGroup as group:
+        cause = _known_cause(group)
+        if cause is None:
+            raise
+        raise cause from group
     finally:
         watching.cancel()
+        await asyncio.wait([watching])
     return loading, bad
+
+
+def _known_cause(
+    group: ExceptionGroup[Exception],
+) -> ClusterError | KVStoreError | None:
+    """The first error in the group, at any depth, that can be told to the user."""
+    for error in group.exceptions:
+        cause = _known_cause(error) if isinstance(error, ExceptionGroup) else error
+        if isinstance(cause, ClusterError | KVStoreError):
+            return cause
+    return None
 
 
 def run() -> tuple[Loading, set[str]]:
     """The whole demo: what was loaded, and the keys that are lost or wrong.
 
-    Raises ClusterError if the cluster does not start; ExceptionGroup or TimeoutError
-    if the load or the check cannot go on.
+    Raises ClusterError if the cluster does not start; also KVStoreError or TimeoutError
+    if the load or the check cannot go on, and ExceptionGroup if that is a bug.
     """
     library = Library.of_this_python()
     with scratch_directory("kvstore-demo-", allow_memory=True) as scratch:
@@ -262,7 +280,7 @@ def main() -> int:
         except KeyboardInterrupt:
             print("interrupted; the nodes are stopped, the directory is gone")
             return EXIT_INTERRUPTED
-        except (ClusterError, TimeoutError) as error:
+        except (ClusterError, KVStoreError, TimeoutError) as error:
             advice = error.advice if isinstance(error, ClusterError) else ""
             why = str(error) or "it took too long"
             print(f"the demo failed: {why}\n{advice}".rstrip())

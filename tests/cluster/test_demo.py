@@ -1,16 +1,23 @@
 """The demo, for real: whole, and interrupted."""
 
+import asyncio
 import os
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from kvcluster import demo as demo_module
 from kvcluster.demo import Library
+from kvcluster.demo_screen import PlainScreen
+from kvcluster.errors import ClusterError, NodeFailed, NotReady
+from kvcluster.local import LocalCluster
 from kvcluster.process import ProcessIdentity
+from kvstore.errors import CorruptionError, KVStoreError
 
 pytestmark = pytest.mark.process
 
@@ -69,3 +76,39 @@ def test_an_interrupted_demo_leaves_nothing_behind(
     assert "interrupted" in output
     assert not any(node.is_alive() for node in nodes)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_ends_the_load_is_told_by_itself(
+    stub_cluster: Callable[..., LocalCluster],
+) -> None:
+    """Method: no node was started, so that there is no leader to kill."""
+    library = Library(files=(("key", Path(__file__)),), skipped=())
+
+    async def load() -> None:
+        with pytest.raises(NodeFailed, match="no majority is left"):
+            await demo_module._load_and_verify(
+                stub_cluster(), library, PlainScreen(total=1)
+            )
+        # gRPC may keep tasks of its own for a moment.
+        assert "watch roles" not in {task.get_name() for task in asyncio.all_tasks()}
+
+    asyncio.run(load())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [NotReady("no leader", advice="Look into the logs."), CorruptionError("damaged")],
+)
+def test_a_demo_that_fails_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: ClusterError | KVStoreError,
+) -> None:
+    def run() -> None:
+        raise error
+
+    monkeypatch.setattr(demo_module, "run", run)
+    assert demo_module.main() == 1
+    said = capsys.readouterr().out
+    assert said.startswith(f"the demo failed: {error}\n")
+    assert getattr(error, "advice", "") in said
