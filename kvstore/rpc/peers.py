@@ -2,7 +2,8 @@
 
 The transport promises little, as Raft asks little: messages to one member arrive in the
 order of their class (small ones may overtake large ones), or not at all. ``send`` never
-waits; what does not fit is dropped.
+waits; what does not fit is dropped. A write that cannot leave is handed back instead:
+its client need not wonder what became of it.
 
 That a stream *ended* is worth telling: a killed process resets its connections at once,
 long before an election timeout. ``on_disconnect(node)`` is called when an accepted
@@ -13,7 +14,6 @@ newer one of the same node superseded ends without a word.
 import asyncio
 import logging
 import random
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -27,6 +27,7 @@ from kvstore.replica.interfaces import Identity
 from kvstore.replica.messages import ForwardReply, ForwardWrites, PeerMessage
 from kvstore.rpc.codec import PeerCodec
 from kvstore.rpc.options import MEMBER_CHANNEL_OPTIONS
+from kvstore.rpc.peer_queue import PeerQueue
 from kvstore.types import NODE_ID_MAX, NodeId
 
 SERVICE = "kvstore.v1.Peer"
@@ -53,9 +54,10 @@ class PeerOptions:
     """
 
     queue_messages_max: int = 4_096
-    """Messages of one class that wait for one peer; past it the class is dropped."""
+    """Messages of one kind that wait for one peer: small ones, log entries, writes
+    passed on, or answers to those. :class:`PeerQueue` says what is lost past it."""
     queue_bytes_max: int = 64 * 1024 * 1024
-    """Bytes of the same."""
+    """Bytes of log entries that wait, and of writes passed on."""
     frame_bytes_max: int = 1024 * 1024
     """Large messages join a frame up to here (one larger goes alone), so that small
     ones wait behind this much at most."""
@@ -126,27 +128,41 @@ class PeerTransport:
     @property
     def dropped_messages(self) -> Mapping[NodeId, int]:
         """Messages dropped so far because a queue was full or a peer unreachable."""
-        return {node_id: link.dropped for node_id, link in self._links.items()}
+        return {node_id: link.queue.dropped for node_id, link in self._links.items()}
 
     def is_connected(self, node_id: NodeId) -> bool:
         """Whether ``node_id`` has accepted the stream that carries messages to it."""
         return self._links[node_id].connected
 
-    def send(self, messages: Iterable[PeerMessage]) -> None:
+    def send(self, messages: Iterable[PeerMessage]) -> list[ForwardWrites]:
         """Queue messages, each for the member that it names. Never waits, never fails.
 
         What is queued in one turn of the loop leaves as one frame, within its bounds.
+        Returned is what was not queued, for want of a connection or of room, and has
+        certainly not left: other messages are lost then, as any may be.
         """
+        not_sent: list[ForwardWrites] = []
         links = self._links
         encode = self._codec.encode
         for message in messages:
             link = links.get(message.to)
             if link is None:
                 _log(logging.ERROR, "peer unknown", peer=message.to)
-            elif _is_large(message):
-                link.queue_large(encode(message))
-            else:
-                link.queue_small(encode(message))
+                continue
+            queue = link.queue
+            match message:
+                case AppendEntries():
+                    # Empty ones too: overtaking those with entries, they are rejected.
+                    queue.add_append(encode(message))
+                case ForwardWrites():
+                    if not (link.connected and queue.add_writes(encode(message))):
+                        not_sent.append(message)
+                case ForwardReply():
+                    queue.add_reply(encode(message))
+                case _:
+                    queue.add_small(encode(message))
+            link.wake.set()
+        return not_sent
 
     async def __aenter__(self) -> Self:
         for link in self._links.values():
@@ -179,17 +195,6 @@ class PeerTransport:
             self._on_disconnect(node_id)
 
 
-def _is_large(message: PeerMessage) -> bool:
-    match message:
-        case AppendEntries():
-            # Empty ones too: overtaking those with entries, they would be rejected.
-            return True
-        case ForwardWrites() | ForwardReply():
-            return True
-        case _:
-            return False
-
-
 class _Link:
     """The outgoing stream to one peer: dials, sends what is queued, dials again."""
 
@@ -205,7 +210,13 @@ class _Link:
         on_ended: Callable[[NodeId], None],
     ) -> None:
         self.connected = False
-        self.dropped = 0
+        self.queue = PeerQueue(
+            messages_max=options.queue_messages_max,
+            bytes_max=options.queue_bytes_max,
+            frame_bytes_max=options.frame_bytes_max,
+        )
+        self.wake = asyncio.Event()
+        """Set when something was queued, or the stream ended."""
         self._node = identity.node_id
         self._to = to
         self._address = address
@@ -218,10 +229,6 @@ class _Link:
         self._chance = chance
         self._on_accepted = on_accepted
         self._on_ended = on_ended
-        self._small: deque[bytes] = deque()
-        self._large: deque[bytes] = deque()
-        self._large_bytes = 0
-        self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._last_refusal = ""
 
@@ -234,34 +241,13 @@ class _Link:
             self._task.cancel()
             await asyncio.wait((self._task,))
 
-    def queue_small(self, frame: bytes) -> None:
-        if len(self._small) >= self._options.queue_messages_max:
-            self._small.popleft()
-            self.dropped += 1
-        self._small.append(frame)
-        self._wake.set()
-
-    def queue_large(self, frame: bytes) -> None:
-        # After a gap the follower rejects whatever was sent behind it, so a queue that
-        # overflows loses all of its class: the core probes and starts again.
-        if (
-            len(self._large) >= self._options.queue_messages_max
-            or self._large_bytes + len(frame) > self._options.queue_bytes_max
-        ):
-            self._drop_large()
-        self._large.append(frame)
-        self._large_bytes += len(frame)
-        self._wake.set()
-
     async def _run(self) -> None:
         backoff_s = self._options.backoff_s_min
         while True:
             if await self._connect_and_send():
                 backoff_s = self._options.backoff_s_min
             # What waited for a connection that never came would be news of the past.
-            self.dropped += len(self._small)
-            self._small.clear()
-            self._drop_large()
+            self.queue.clear()
             await asyncio.sleep(backoff_s * self._chance.uniform(0.5, 1.0))
             backoff_s = min(2 * backoff_s, self._options.backoff_s_max)
 
@@ -303,11 +289,11 @@ class _Link:
         return True
 
     async def _send_until_ended(self, call: _Call) -> None:
-        wake = self._wake
+        wake = self.wake
         call.add_done_callback(lambda _call: wake.set())
         try:
             while not call.done():
-                frame = self._next_frame()
+                frame = self.queue.next_frame()
                 if frame:
                     await call.write(frame)
                 else:
@@ -315,24 +301,6 @@ class _Link:
                     await wake.wait()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             pass  # the stream ended during the write
-
-    def _next_frame(self) -> bytes:
-        """Everything small, and what of the large fits. Empty if nothing waits."""
-        parts = list(self._small)
-        self._small.clear()
-        room = self._options.frame_bytes_max
-        large = self._large
-        while large and (room == self._options.frame_bytes_max or len(large[0]) < room):
-            part = large.popleft()
-            self._large_bytes -= len(part)
-            room -= len(part)
-            parts.append(part)
-        return b"".join(parts)
-
-    def _drop_large(self) -> None:
-        self.dropped += len(self._large)
-        self._large.clear()
-        self._large_bytes = 0
 
     def _log_refusal(self, reason: str) -> None:
         # A peer that is down is dialled every second: only what changes is news.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import grpc
@@ -11,21 +11,26 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
-from kvstore.config import check_address, is_loopback
-from kvstore.errors import ConfigError
+from kvstore.config import MIB, Config, check_address, is_loopback
+from kvstore.errors import ConfigError, NotLeader
 from kvstore.pb import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc, peer_pb2
-from kvstore.replica.messages import PeerMessage
+from kvstore.replica.messages import ForwardReply, ForwardWrites, PeerMessage
+from kvstore.replica.proposals import FORWARDED_BATCHES_MAX
 from kvstore.rpc.codec import PeerCodec
 from kvstore.rpc.options import SERVER_OPTIONS
-from kvstore.rpc.peers import PeerTransport
+from kvstore.rpc.peers import PeerOptions, PeerTransport
 from kvstore.server.services import ClusterService, KVService
 from kvstore.storage.record import entry_crc
+from kvstore.types import Revision
 
 if TYPE_CHECKING:
     from kvstore.server.node import Node
 
 STOP_GRACE_S = 0.5
 """Answers under way may still leave when the node stops."""
+
+FORWARD_OVERHEAD_BYTES_MAX = 64
+"""What a frame puts around the writes of one forwarded batch."""
 
 SERVICES = (
     kv_pb2.DESCRIPTOR.services_by_name["KV"].full_name,
@@ -55,6 +60,7 @@ class Network:
             codec=PeerCodec(entry_crc=entry_crc),
             on_messages=node.receive,
             on_disconnect=node.peer_disconnected,
+            options=peer_options(node.config),
         )
         self._stopping: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -103,8 +109,9 @@ class Network:
             )
         return wanted
 
-    def send(self, messages: Iterable[PeerMessage]) -> None:
-        self._peers.send(messages)
+    def send(self, messages: Iterable[PeerMessage]) -> list[ForwardWrites]:
+        """Returns the writes that cannot leave, and certainly have not."""
+        return self._peers.send(messages)
 
     def tell_health(self, *, serving: bool) -> None:
         """What the standard health service says: whether a leader is known."""
@@ -128,3 +135,38 @@ class Network:
         """End all streams. Twice is fine, and before ``start`` too."""
         await self._peers.close()
         await self._server.stop(STOP_GRACE_S)
+
+
+def peer_options(config: Config) -> PeerOptions:
+    """Queues with room for all that a replica lets out at one time.
+
+    What it holds back it can still place elsewhere; what a queue loses it cannot.
+    """
+    writes_bytes_max = config.waiting_write_bytes_max + config.request_bytes_max
+    around_them = FORWARDED_BATCHES_MAX * FORWARD_OVERHEAD_BYTES_MAX
+    options = PeerOptions(
+        queue_bytes_max=max(
+            64 * MIB, writes_bytes_max + around_them, config.inflight_append_bytes_max
+        )
+    )
+    assert options.queue_messages_max > FORWARDED_BATCHES_MAX
+    return options
+
+
+def no_connection(not_sent: Sequence[ForwardWrites]) -> list[PeerMessage]:
+    """What stands for the leader's answers to writes that could not leave.
+
+    The last comes first: a replica puts what is refused in front of all that waits, one
+    by one, so they keep their order.
+    """
+    return [
+        ForwardReply(
+            sender=writes.to,
+            to=writes.sender,
+            request_id=writes.request_id,
+            results=b"",
+            error=NotLeader("no connection to the leader"),
+            revision=Revision(0),
+        )
+        for writes in reversed(not_sent)
+    ]

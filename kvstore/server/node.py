@@ -22,13 +22,13 @@ from kvstore.replica.effects import (
     Respond,
     Send,
 )
-from kvstore.replica.messages import PeerMessage
+from kvstore.replica.messages import ForwardWrites, PeerMessage
 from kvstore.replica.replica import Replica
 from kvstore.server.log_thread import LogThread
 from kvstore.server.logs import log_event
 from kvstore.server.loop_calls import STORAGE_FAILURES, LoopCalls
 from kvstore.server.metrics import Metrics
-from kvstore.server.network import Network
+from kvstore.server.network import Network, no_connection
 from kvstore.server.observer import Observer
 from kvstore.server.operate import operate
 from kvstore.server.requests import Answer, Requests, check_reads, check_writes
@@ -425,11 +425,12 @@ class Node:
                 self._check_drained(self._drained)
 
     def _carry_out(self, effects: list[Effect]) -> None:
+        not_sent: list[ForwardWrites] = []
         for effect in effects:
             match effect:
                 case Send(messages):
                     if self.network is not None:
-                        self.network.send(messages)
+                        not_sent += self.network.send(messages)
                 case Persist():
                     self._log_thread.submit(effect)
                 case Apply():
@@ -440,6 +441,8 @@ class Node:
                     self._requests.answer(ticket, results, revision, None)
                 case Fail(ticket, error):
                     self._requests.answer(ticket, b"", Revision(0), error)
+        if not_sent:
+            self.receive(no_connection(not_sent))
 
     def _serve_reads(self, tickets: tuple[Ticket, ...]) -> None:
         for ticket in tickets:

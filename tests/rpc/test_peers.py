@@ -12,6 +12,7 @@ import pytest
 
 from kvstore.errors import ConfigError
 from kvstore.raft.messages import AppendEntries, Entry, EntryId, EntryKind, Heartbeat
+from kvstore.replica.messages import ForwardWrites
 from kvstore.rpc.peers import (
     CLUSTER_METADATA_KEY,
     FROM_METADATA_KEY,
@@ -32,6 +33,12 @@ def append(sender: int, to: int, index: int, data: bytes) -> AppendEntries:
         previous=EntryId(Term(1), LogIndex(index - 1)),
         entries=(Entry(Term(1), LogIndex(index), EntryKind.COMMANDS, data),),
         commit_index=LogIndex(0),
+    )
+
+
+def forward(sender: int, to: int, number: int) -> ForwardWrites:
+    return ForwardWrites(
+        sender=NodeId(sender), to=NodeId(to), request_id=number, writes=b"w", count=1
     )
 
 
@@ -114,6 +121,25 @@ def test_sending_to_an_unreachable_peer_neither_waits_nor_piles_up(
             assert one.transport.dropped_messages[NodeId(2)] == 990
             assert not one.transport.is_connected(NodeId(2))
         assert one.disconnected == []
+
+    asyncio.run(scenario())
+
+
+def test_writes_that_cannot_leave_are_handed_back(pair: Any, member: Any) -> None:
+    """For want of a connection or of room. Their clients learn that they never left."""
+
+    async def scenario() -> None:
+        alone = member(1)
+        alone.build({2: 1})
+        async with alone.transport:
+            write = forward(1, 2, 1)
+            assert alone.transport.send([alone.beat(2), write]) == [write]
+            assert alone.transport.dropped_messages == {2: 0}
+        async with pair(queue_messages_max=3) as (one, two):
+            sent = [forward(1, 2, number) for number in range(5)]
+            assert one.transport.send(sent) == sent[3:]
+            await two.until(lambda: len(two.received) == 3)
+            assert two.received == sent[:3]
 
     asyncio.run(scenario())
 
