@@ -58,7 +58,8 @@ class Config:
     streams_max: int = 1_024
     """Client streams open at one time; past it a new one is refused with Busy."""
     stream_requests_max: int = 1_024
-    """Requests of one stream that are not answered; past it the stream waits."""
+    """Requests of one stream that are not answered; past it ``Busy``, and past twice as
+    many, as if the client fetches no answers, the stream waits."""
     waiting_writes_max: int = 65_536
     """Commands waiting for the log; past it ``Busy``."""
     waiting_write_bytes_max: int = 64 * MIB

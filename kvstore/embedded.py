@@ -57,6 +57,10 @@ class NodeTransport:
         return self._watching is not None
 
     @property
+    def requests_open(self) -> int:
+        return len(self._in_flight)
+
+    @property
     def trouble(self) -> str:
         return "the node was not asked yet"
 

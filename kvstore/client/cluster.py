@@ -51,6 +51,11 @@ class ClusterTransport:
         return self._stream is not None and not self._stream.broken
 
     @property
+    def requests_open(self) -> int:
+        # What a stream that was left still owes takes up no room on this one.
+        return self._stream.requests_open if self._stream is not None else 0
+
+    @property
     def trouble(self) -> str:
         if not self._failures:
             return "no connection yet"

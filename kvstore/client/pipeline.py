@@ -35,9 +35,14 @@ OPEN_MAX = 65_536
 """Operations of one client not answered yet; past it callers wait to submit."""
 OPEN_BYTES_MAX = 64 << 20
 """Bytes of the same."""
+REQUESTS_OPEN_MAX = 256
+"""Requests of one connection not answered yet; past it operations wait, and share the
+next request. Far below what a node takes by default (``stream_requests_max``): a node
+that stops reading cannot answer pings either, and would pass for dead."""
 _CLOCK_TICK_S = 0.001
 _TIMEOUT_S_MAX = 1e6
 """What a node is told of a longer patience: its own limit is below that anyway."""
+_NO_ROOM = "too much is in flight"
 _CLOSED_BEFORE = "it was closed before the call; nothing was sent"
 _CLOSED_MEANWHILE = "it was closed during the call; nothing was applied"
 
@@ -80,6 +85,7 @@ class Pipeline:
         self._writes: list[Pending] = []
         self._reads: list[Pending] = []
         self._flush_due = False
+        self._reads_first = False
         self._open: set[Pending] = set()
         self._open_bytes = 0
         self._room = asyncio.Event()
@@ -184,8 +190,7 @@ class Pipeline:
                     self._room.clear()
                     await self._room.wait()
         except TimeoutError as error:
-            message = "not sent in time: too much is in flight"
-            raise Unavailable(message) from error
+            raise Unavailable(f"not sent in time: {_NO_ROOM}") from error
 
     def _sweep_at(self, deadline: float) -> None:
         if self._sweep is not None:
@@ -215,7 +220,7 @@ class Pipeline:
             message = "no answer in time; the write may have been applied"
             pending.waiting.set_exception(DeadlineExceeded(message))
             return
-        cause = "no answer" if pending.left else pending.cause
+        cause = "no answer" if pending.left else pending.cause or _NO_ROOM
         if not self._transport.ready:
             cause = self._transport.trouble
         message = f"not done in time, and not applied: {cause}"
@@ -229,24 +234,40 @@ class Pipeline:
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Everything ready in this turn of the loop leaves together."""
+        """Everything ready in this turn of the loop leaves together, given room."""
         self._flush_due = False
+        if self._closed:
+            return
         if not self._transport.ready:
-            if self._connecting is None and not self._closed:
+            if self._connecting is None:
                 self._connecting = asyncio.create_task(self._connect())
             return
-        writes, self._writes = self._writes, []
-        reads, self._reads = self._reads, []
-        for group in _groups(writes):
-            batch = b"".join([pending.encoded for pending in group])
-            self._send(kv_pb2.OperateRequest(writes=batch), group)
-        for group in _groups(reads):
-            request = kv_pb2.OperateRequest()
-            batch = b"".join([pending.encoded for pending in group])
-            request.reads.MergeFromString(batch)
-            self._send(request, group)
+        if self._reads_first:
+            self._send_all(self._reads)
+            self._send_all(self._writes)
+        else:
+            self._send_all(self._writes)
+            self._send_all(self._reads)
+        # Where each answer makes room for one request, neither kind starves the other.
+        self._reads_first = bool(self._reads) and not self._reads_first
+        if len(self._writes) + len(self._reads) > 2 * len(self._open):
+            self._has_waiting()  # most have given up: they must not pile up here
 
-    def _send(self, request: kv_pb2.OperateRequest, group: list[Pending]) -> None:
+    def _send_all(self, waiting: list[Pending]) -> None:
+        transport = self._transport
+        while waiting and transport.requests_open < REQUESTS_OPEN_MAX:
+            group, size = _group(waiting)
+            del waiting[:size]
+            if group:
+                self._send(group)
+
+    def _send(self, group: list[Pending]) -> None:
+        batch = b"".join([pending.encoded for pending in group])
+        request = kv_pb2.OperateRequest()
+        if group[0].is_read:
+            request.reads.MergeFromString(batch)
+        else:
+            request.writes = batch
         for pending in group:
             pending.left = True
         # The longest: a node that gives up early would fail those who still wait.
@@ -298,6 +319,8 @@ class Pipeline:
         error: KVStoreError | None,
     ) -> bool:
         """Answer a group. Returns whether another node should be asked from now on."""
+        if self._writes or self._reads:
+            self._flush_soon()  # they wait for the room that this one took
         if response is not None and response.HasField("error"):
             error = error_from_pb(response.error)
         if response is not None and error is None:
@@ -395,21 +418,21 @@ def _is_better_elsewhere(error: KVStoreError) -> bool:
     return isinstance(error, Unavailable | CorruptionError | Closed)
 
 
-def _groups(waiting: list[Pending]) -> list[list[Pending]]:
-    """Requests' worth of operations, in order."""
-    groups: list[list[Pending]] = []
-    size = REQUEST_BYTES_MAX
-    for pending in waiting:
+def _group(waiting: list[Pending]) -> tuple[list[Pending], int]:
+    """A request's worth of operations, in order, and from how many it was picked."""
+    group: list[Pending] = []
+    size = 0
+    for place, pending in enumerate(waiting):
         if pending.waiting.done():
             continue
         size += len(pending.encoded)
-        if (
+        if group and (
             size > REQUEST_BYTES_MAX
-            or len(groups[-1]) >= REQUEST_COMMANDS_MAX
+            or len(group) >= REQUEST_COMMANDS_MAX
             or pending.alone
         ):
-            groups.append([])
-            # What follows one that goes alone opens a group of its own.
-            size = REQUEST_BYTES_MAX if pending.alone else len(pending.encoded)
-        groups[-1].append(pending)
-    return groups
+            return group, place
+        group.append(pending)
+        if pending.alone:
+            return group, place + 1
+    return group, len(waiting)

@@ -58,6 +58,11 @@ class OperateStream:
         self._silent_ticks = 0
         self._tasks: list[asyncio.Task[None]] = []
 
+    @property
+    def requests_open(self) -> int:
+        """Requests that are not answered yet. Pings are none."""
+        return len(self._in_flight)
+
     async def open(self) -> None:
         """Connect, and wait until the node itself has answered a ping.
 

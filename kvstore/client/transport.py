@@ -35,6 +35,11 @@ class Transport(Protocol):
         """Why it is not ready, for people."""
         ...
 
+    @property
+    def requests_open(self) -> int:
+        """Requests that are not answered yet where ``send`` would put the next one."""
+        ...
+
     async def connect(self) -> None:
         """Become ready.
 

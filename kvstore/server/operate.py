@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from kvstore.errors import InvalidRequest, KVStoreError, OutcomeUnknown
+from kvstore.errors import Busy, InvalidRequest, KVStoreError, OutcomeUnknown
 from kvstore.pb import kv_pb2
 from kvstore.rpc.errors import error_to_pb
 from kvstore.rpc.options import MESSAGE_BYTES_MAX
@@ -82,7 +82,11 @@ def too_large(size: int) -> OutcomeUnknown:
 
 
 class OperateStream:
-    """Requests in, answers out in the order in which they come to be."""
+    """Requests in, answers out in the order in which they come to be.
+
+    Past ``stream_requests_max`` open requests all but pings are refused with ``Busy``,
+    definitely; past twice as many the stream is not read.
+    """
 
     def __init__(self, node: Node, context: OperateContext) -> None:
         self._node = node
@@ -101,9 +105,15 @@ class OperateStream:
         try:
             async for request in requests:
                 self._open_requests += 1
-                begin_operation(self._node, request, self._answer)
-                while self._open_requests >= maximum and not writing.done():
-                    # HTTP/2 flow control now holds the client; nothing piles up here.
+                if self._open_requests <= maximum or request.HasField("ping"):
+                    begin_operation(self._node, request, self._answer)
+                else:
+                    # Read on and refuse: behind it may be a ping, and to a client that
+                    # hears nothing a node that does not read is a dead one.
+                    self._answer(self._refusal(request, maximum))
+                while self._open_requests >= 2 * maximum and not writing.done():
+                    # The client does not fetch what it is told. HTTP/2 flow control
+                    # now holds it; nothing piles up here.
                     self._room.clear()
                     await self._room.wait()
                 if writing.done():
@@ -113,6 +123,15 @@ class OperateStream:
             await writing
         finally:
             writing.cancel()
+
+    def _refusal(
+        self, request: kv_pb2.OperateRequest, maximum: int
+    ) -> kv_pb2.OperateResponse:
+        message = f"{maximum} requests of this stream are not answered yet"
+        error = Busy(message, queue="stream_requests", maximum=maximum)
+        return kv_pb2.OperateResponse(
+            id=request.id, header=self._node.header(), error=error_to_pb(error)
+        )
 
     def _answer(self, response: kv_pb2.OperateResponse) -> None:
         self._answers.append(response)

@@ -1,7 +1,9 @@
 """The pipelined stream: order, bounds, and what a bad request does to the others."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -11,6 +13,7 @@ from kvstore.pb import kv_pb2
 from kvstore.rpc.errors import error_from_pb, error_from_rpc
 from kvstore.server import operate
 from kvstore.server.node import Node
+from kvstore.server.operate import OperateContext, OperateStream
 from tests.server.harness import (
     Medium,
     Rpc,
@@ -213,18 +216,59 @@ def test_streams_are_bounded(tmp_path: Path) -> None:
     run(led(tmp_path, scenario, streams_max=2))
 
 
-def test_a_stream_with_too_many_open_requests_is_not_read(tmp_path: Path) -> None:
-    """Memory is bounded: what the node has not read lies with the client."""
+def test_a_stream_with_too_many_open_requests_is_refused_more_but_hears_pings(
+    tmp_path: Path,
+) -> None:
+    """Goal: a node that is merely busy does not pass for one that died."""
 
     async def scenario(node: Node, rpc: Rpc) -> None:
         stream = rpc.kv.Operate()
         for number in range(50):
             await stream.write(writes("a", request_id=number))
-        await eventually(lambda: len(node._requests) == 4)
-        await ask(rpc.kv.Operate(), PING)  # the node had its turns
+        await stream.write(PING)
+        answers = [await stream.read() for _ in range(47)]
+        pong = answers.pop()
+        assert (pong.id, pong.HasField("error")) == (PING.id, False)
+        assert [answer.id for answer in answers] == list(range(4, 50))
+        for answer in answers:
+            error = error_from_pb(answer.error)
+            assert isinstance(error, Busy)
+            assert (error.queue, error.maximum) == ("stream_requests", 4)
         assert len(node._requests) == 4
 
     run(leaderless(tmp_path, scenario, stream_requests_max=4))
+
+
+class Unheard:
+    """The context of a call whose client fetches nothing."""
+
+    async def write(self, _: kv_pb2.OperateResponse) -> None:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("request_", [PING, reads("a")], ids=["pings", "reads"])
+def test_a_stream_whose_client_fetches_nothing_is_not_read_any_more(
+    tmp_path: Path, request_: kv_pb2.OperateRequest
+) -> None:
+    """Goal: no client makes a node's memory grow, by refusals or pings either."""
+
+    async def scenario(node: Node, _: Rpc) -> None:
+        taken: list[kv_pb2.OperateRequest] = []
+
+        async def endless() -> AsyncIterator[kv_pb2.OperateRequest]:
+            while True:
+                taken.append(request_)
+                yield request_
+                await asyncio.sleep(0)
+
+        stream = OperateStream(node, cast("OperateContext", Unheard()))
+        running = asyncio.create_task(stream.run(endless()))
+        await eventually(lambda: len(taken) >= 8)
+        await value_of(node, "a")  # the node and the stream had their turns
+        assert len(taken) == 8
+        running.cancel()
+
+    run(led(tmp_path, scenario, stream_requests_max=4))
 
 
 def test_answers_that_a_client_does_not_fetch_hold_its_stream(tmp_path: Path) -> None:
