@@ -270,6 +270,7 @@ def copy_package(folder: Path) -> Path:
     for name in ("__init__.py", "types.py", "errors.py"):
         shutil.copy(ROOT / "kvstore" / name, package)
     shutil.copytree(ROOT / "tests" / "raft", folder / "tests" / "raft")
+    shutil.copy(ROOT / "tests" / "walks.py", folder / "tests")
     shutil.copy(ROOT / "pyproject.toml", folder)
     return package / "raft"
 

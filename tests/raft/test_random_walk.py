@@ -7,21 +7,17 @@ the name of its test.
 """
 
 import hashlib
-import os
 import random
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from kvstore.raft.options import RaftOptions
 from kvstore.types import NodeId
+from tests import walks
 from tests.raft.cluster import Cluster
 
 EVENTS = 4_000
-FIRST, COUNT = (int(n) for n in os.environ.get("RAFT_SEEDS", "0:250").split(":"))
 WIRE_MAX = 60
 
 
@@ -72,9 +68,7 @@ class Walk:
         return f"{len(self.cluster.ids)} nodes, {self.options}, {self.weights}"
 
     def run(self, events: int) -> None:
-        names, weights = list(self.weights), list(self.weights.values())
-        for name in self.random.choices(names, weights, k=events):
-            getattr(self, name)()
+        for _ in walks.walk(self, self.weights, self.random, events):
             if len(self.cluster.wire) > WIRE_MAX:
                 self.lose()
 
@@ -250,7 +244,7 @@ def trace(seed: int) -> str:
     return digest.hexdigest()
 
 
-@pytest.mark.parametrize("seed", range(FIRST, FIRST + COUNT))
+@pytest.mark.parametrize("seed", walks.seeds("RAFT_SEEDS", "0:250"))
 def test_random_faults_break_no_invariant_and_heal(seed: int) -> None:
     """Safety after every step (sections 5.2 to 5.4), and progress once faults end."""
     print(f"seed {seed}: {Walk(seed)}")  # shown if the test fails
@@ -282,20 +276,6 @@ def test_the_walks_reach_what_matters() -> None:
 
 
 def test_a_seed_is_the_same_walk_under_any_hash_seed() -> None:
-    """No order of a set or dict decides anything: the whole history is the same in two
+    """No order of a set or dict decides anything: the whole history is the same in
     processes that hash differently."""
-    program = "from tests.raft.test_random_walk import trace; print(trace(6))"
-    root = Path(__file__).resolve().parents[2]
-    digests = {
-        subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=root,
-            env=os.environ | {"PYTHONHASHSEED": hash_seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for hash_seed in ("0", "1", "77")
-    }
-    assert len(digests) == 1
-    assert digests.pop().strip() == trace(6)
+    assert walks.traces_under_hash_seeds(__name__, 6) == {trace(6)}
