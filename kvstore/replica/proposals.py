@@ -129,12 +129,15 @@ class ProposedWrites:
 
     def __init__(self) -> None:
         self._by_index: dict[LogIndex, Proposed] = {}
+        self._committed_term = Term(0)
+        """Of the newest entry of which it is known here."""
 
     def __len__(self) -> int:
         return len(self._by_index)
 
     def add(self, entry: EntryId, batches: list[Batch]) -> list[Batch]:
         """Await ``batches`` at ``entry``; returns batches that it overwrote."""
+        assert entry.term >= self._committed_term
         replaced = self._by_index.pop(entry.index, None)
         self._by_index[entry.index] = Proposed(entry.term, batches)
         return replaced.batches if replaced is not None else []
@@ -151,12 +154,24 @@ class ProposedWrites:
         return tuple([batch.count for batch in proposed.batches])
 
     def take_overwritten(self, committed: list[EntryId]) -> list[Batch]:
-        """Take out batches at whose index another leader's entry was committed."""
+        """Take out batches that can never be committed, now that ``committed`` are.
+
+        That is where another leader's entry was committed at their index, or one of a
+        later term in front of it: terms never fall along a log (Raft §5.3), so no log
+        has both.
+        """
         lost: list[Batch] = []
         for entry in committed:
             proposed = self._by_index.get(entry.index)
             if proposed is not None and proposed.term != entry.term:
                 lost += self._by_index.pop(entry.index).batches
+        last = committed[-1]
+        if last.term > self._committed_term:
+            # Once a term: nothing is proposed in an earlier one after this.
+            self._committed_term = last.term
+            for index, proposed in sorted(self._by_index.items()):
+                if index > last.index and proposed.term < last.term:
+                    lost += self._by_index.pop(index).batches
         return lost
 
     def resolve(self, applied: EntryId) -> list[Batch]:

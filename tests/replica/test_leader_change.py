@@ -57,6 +57,39 @@ def test_an_overwritten_write_was_definitely_not_applied() -> None:
     assert cluster.shells[NodeId(1)].state.head(b"a") is None
 
 
+def test_a_write_behind_an_overwritten_one_was_not_applied_either() -> None:
+    """Method: two entries are lost, and one entry of the next term is committed.
+
+    It takes the index of the first. Terms never fall along a log, so the second, of an
+    earlier term, cannot follow it, in this log or any other.
+    """
+    cluster = led_by(1)
+    tickets = [cluster.submit(1, put("a")), cluster.submit(1, put("b"))]
+    last = cluster.replica(1).raft.last_index
+    cluster.lose()
+    cluster.cut([1])
+    cluster.depose(1)
+    cluster.elect(2)  # its no-op takes the index of the first
+    cluster.heal()
+    cluster.tick_all(2)
+    assert cluster.replica(1).raft.last_index == last - 1
+    for ticket in tickets:
+        assert isinstance(cluster.error(ticket), ProposalDropped)
+
+
+def test_a_write_in_front_of_an_entry_of_a_later_term_keeps_its_place() -> None:
+    """The new leader has it, and its own entry commits both."""
+    cluster = led_by(1)
+    cluster.shells[NodeId(1)].slow_apply = True
+    tickets = [cluster.submit(1, put("a")), cluster.submit(1, put("b"))]
+    cluster.deliver(cluster.lose(sender=1))
+    cluster.lose()
+    cluster.elect(2)
+    cluster.tick_all()
+    cluster.apply(1)
+    assert [cluster.results(t)[0].put.revision for t in tickets] == [1, 2]
+
+
 def test_a_result_belongs_to_the_entry_and_not_to_its_index() -> None:
     """M54: another leader's entry is committed where ours stood.
 
