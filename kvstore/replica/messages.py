@@ -10,6 +10,10 @@ from kvstore.raft.messages import Message
 from kvstore.types import NodeId, Revision
 
 
+NO_REQUEST = 0
+"""The ``request_id`` of an answer that nobody asked for."""
+
+
 @dataclass(slots=True, kw_only=True)
 class ForwardWrites:
     """A follower passes on a client's writes; answered by one ``ForwardReply``.
@@ -21,7 +25,7 @@ class ForwardWrites:
     sender: NodeId
     to: NodeId
     request_id: int
-    """Unique for the life of the sending process."""
+    """Unique for the life of the sending process; never ``NO_REQUEST``."""
     writes: bytes
     """Encoded ``CommandBatch``, checked by the sender."""
     count: int
@@ -30,7 +34,11 @@ class ForwardWrites:
 
 @dataclass(slots=True, kw_only=True)
 class ForwardReply:
-    """How a forwarded batch ended: with results, or with an error."""
+    """How a forwarded batch ended: with results, or with an error.
+
+    ``NotLeader`` says more: its sender does not lead, whatever the receiver believes.
+    It comes with ``NO_REQUEST`` from a leader that is about to stop.
+    """
 
     sender: NodeId
     to: NodeId

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from kvstore.errors import Busy, DeadlineExceeded, ProposalDropped, Unavailable
 from kvstore.raft.messages import EntryId
+from kvstore.replica.messages import NO_REQUEST
 from kvstore.types import LogIndex, NodeId, Term, Ticket
 
 FORWARDED_BATCHES_MAX = 1_024
@@ -204,6 +205,7 @@ class ForwardedWrites:
     """
 
     def __init__(self, *, first_number: int, count_max: int, bytes_max: int) -> None:
+        assert first_number >= NO_REQUEST  # the first one given away is one more
         self._last_number = first_number
         self._by_number: dict[int, ForwardedBatch] = {}
         self._count_max = count_max

@@ -34,6 +34,7 @@ from kvstore.replica.effects import (
 )
 from kvstore.replica.interfaces import LogStorage
 from kvstore.replica.messages import (
+    NO_REQUEST,
     ForwardReply,
     ForwardWrites,
     PeerMessage,
@@ -296,15 +297,17 @@ class Replica:
             self._fail(batch, error)
 
     def _receive_forward_reply(self, message: ForwardReply) -> None:
+        error = message.error
+        if isinstance(error, NotLeader):
+            # Also if nothing was asked: a leader that stops says so unasked.
+            self._doubted.add(message.sender)
         batch = self._forwarded.answered(message.request_id, message.sender)
         if batch is None:
             return
-        error = message.error
         if error is None:
             self._answer(batch, message.results, message.revision)
         elif isinstance(error, NotLeader):
             # Definitely not applied: it waits here for the next leader.
-            self._doubted.add(message.sender)
             self._waiting.put_back([batch])
         else:
             self._fail(batch, error)
@@ -423,8 +426,18 @@ class Replica:
         self._draining = True
 
     def resign(self) -> None:
-        """Once drained: lead no more, so that peers that were refused stay away."""
+        """Once drained: lead no more, and tell the peers, so that they stay away.
+
+        One that had nothing to pass on meanwhile was refused nothing yet, and would
+        trust this node until its connection breaks: too late for what it sends by then.
+        """
+        if not self.raft.is_leader:
+            return
         self.raft.resign()
+        error = NotLeader("this node is stopping")
+        for peer in self.raft.voters:
+            if peer != self._node_id:
+                self._reply(Forwarded(peer, NO_REQUEST), b"", error, Revision(0))
 
     @property
     def is_drained(self) -> bool:

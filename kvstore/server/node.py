@@ -234,9 +234,9 @@ class Node:
             and self.replica.raft.is_leader
             and len(self.stores.members) > 1
         ):
-            # What peers passed on meanwhile is refused by now. They hear from nobody
-            # that leads until they elect, so nothing more is on its way here when the
-            # connections break.
+            # What peers passed on meanwhile is refused by now, and all of them are told
+            # to pass nothing on any more. They hear from nobody that leads until they
+            # elect, so nothing is on its way here when the connections break.
             self.replica.resign()
             self.poll_soon()
             await asyncio.wait((ended,), timeout=RESIGNED_S)

@@ -302,6 +302,33 @@ def test_a_draining_leader_finishes_its_log_and_takes_nothing_new_from_peers() -
     assert cluster.results(late)
 
 
+def test_a_resigned_leader_is_sent_no_write_by_peers_that_had_none_before() -> None:
+    """Method: node 2 has nothing to pass on while node 1 drains, only afterwards.
+
+    It has not been refused anything by then, and it has not seen a connection break.
+    """
+    cluster = led_by(1)
+    cluster.replica(1).drain()
+    cluster.replica(1).resign()
+    cluster.poll(1)
+    cluster.settle()
+    late = cluster.submit(2, put("a"))
+    assert forwards(cluster, 2) == []
+    cluster.close(1)
+    cluster.crash(1, notice=True)
+    cluster.elect(3)
+    cluster.tick_all(2)
+    assert cluster.results(late)
+
+
+def test_only_a_leader_has_something_to_resign_from() -> None:
+    cluster = led_by(1)
+    cluster.replica(2).drain()
+    cluster.replica(2).resign()
+    cluster.poll(2)
+    assert replies(cluster, 2) == []
+
+
 @pytest.mark.parametrize(
     ("writes", "count"),
     [
