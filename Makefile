@@ -83,14 +83,12 @@ lint: $(EVERYTHING) ## Check format, style and that generated files are up to da
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/python proto/generate.py --check
-	$(BIN)/python docs/generate_cli.py --check
-	$(BIN)/python docs/generate_configuration.py --check
+	$(BIN)/python docs/generate.py --check
 
 .PHONY: generate
 generate: $(EVERYTHING) ## Write the generated files again: kvstore/pb, docs/reference
 	$(BIN)/python proto/generate.py
-	$(BIN)/python docs/generate_cli.py
-	$(BIN)/python docs/generate_configuration.py
+	$(BIN)/python docs/generate.py
 
 .PHONY: format
 format: $(EVERYTHING) ## Rewrite the sources in the house format

@@ -15,7 +15,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """How to run one founded member.
+    """How to run one founded member. ``RANGES`` bounds each number.
 
     Raises:
         ConfigError: a value, or two together, cannot be used; the message names them.
@@ -36,25 +36,25 @@ class Config:
     """``host:port`` at which to serve Prometheus metrics; loopback unless insecure."""
 
     tick_interval_ms: int = 10
-    """Resolution of the node's timers. 1 to 100."""
+    """Resolution of the node's timers."""
     heartbeat_interval_ms: int = 100
-    """A leader is heard at least this often. 10 to a third of the election timeout."""
+    """A leader is heard at least this often. At most a third of the election timeout."""
     election_timeout_ms: int = 500
     """T: a follower that has not heard a leader campaigns after [T, 2T); a leader that
-    has not heard a quorum for T steps down. 50 to 60,000."""
+    has not heard a quorum for T steps down."""
     request_timeout_ms: int = 10_000
-    """A request waits this long for a leader if its client does not say. To 600,000."""
+    """A request waits this long for a leader if its client does not say."""
 
     key_bytes_max: int = KIB
-    """1 to 65,535 (what the state store's format holds). S3: 1 KiB."""
+    """Size of one key. S3: 1 KiB."""
     value_bytes_max: int = MIB
-    """1 to 3 MiB. etcd: 1.5 MiB with everything around it."""
+    """Size of one value. etcd: 1.5 MiB with everything around it."""
     txn_operations_max: int = 128
-    """Operations in a transaction, nested ones included (etcd: 128). 1 to 4,096."""
+    """Operations in a transaction, nested ones included (etcd: 128)."""
     request_bytes_max: int = 4 * MIB
-    """One request, or one transaction. At least a largest pair; 64 MiB at most."""
+    """One request, or one transaction. At least a largest pair and 1 KiB."""
     response_bytes_max: int = 4 * MIB
-    """Pairs in one response; a range that passes it comes in pages. To 64 MiB."""
+    """Pairs in one response; a range that passes it comes in pages."""
     streams_max: int = 1_024
     """Client streams open at one time; past it a new one is refused with Busy."""
     stream_requests_max: int = 1_024
@@ -87,9 +87,9 @@ class Config:
     scrub: bool = True
     """Read all records now and then, to find damage before a user does."""
     scrub_bytes_per_second_max: int = 20 * MIB
-    """Pace of the scrubber. 64 KiB/s to 1 GiB/s."""
+    """Pace of the scrubber, in a second."""
     scrub_records_per_second_max: int = 5_000
-    """The same in records, each up to 7 µs of CPU. 100 to 10,000,000."""
+    """The same in records, each up to 7 µs of CPU."""
     scrub_pause_s: float = 60.0
     """Between two tours of a store."""
 
