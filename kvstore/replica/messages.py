@@ -9,7 +9,6 @@ from kvstore.pb import kv_pb2
 from kvstore.raft.messages import Message
 from kvstore.types import NodeId, Revision
 
-
 NO_REQUEST = 0
 """The ``request_id`` of an answer that nobody asked for."""
 
