@@ -12,9 +12,13 @@ from kvcluster.bench import failover as failover_bench
 from kvcluster.bench import put as put_bench
 from kvcluster.bench import render
 from kvcluster.signals import interruptible
+from kvcluster.topology import NODES_MAX
 from kvstore.cli.cluster_commands import cluster_errors
 from kvstore.cli.options import examples, output_option
 from kvstore.cli.output import OutputFormat, print_json
+
+_FAILOVER_NODES_MIN = 3
+"""Fewer do not survive the loss of one."""
 
 Result = TypeVar("Result")
 
@@ -28,17 +32,13 @@ def bench() -> None:
     """
 
 
-def _common_options(function: Callable[..., Result]) -> Callable[..., Result]:
+def _common_options(
+    *, nodes_min: int
+) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """Add ``--nodes``, ``--scratch`` and the handling of interrupts and errors."""
-
-    def call(**values: object) -> Result:
-        with interruptible(), cluster_errors():
-            return function(**values)
-
-    update_wrapper(call, function)
     nodes = click.option(
         "--nodes",
-        type=click.IntRange(1, 9),
+        type=click.IntRange(nodes_min, NODES_MAX),
         default=3,
         show_default=True,
         help="Members of the cluster.",
@@ -49,7 +49,16 @@ def _common_options(function: Callable[..., Result]) -> Callable[..., Result]:
         help="Where to put the temporary directory; must be on a disk.  "
         "[default: the first of TMPDIR, /var/tmp and here that is]",
     )
-    return nodes(scratch(call))
+
+    def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
+        def call(**values: object) -> Result:
+            with interruptible(), cluster_errors():
+                return function(**values)
+
+        update_wrapper(call, function)
+        return nodes(scratch(call))
+
+    return decorate
 
 
 def _parse_depths(
@@ -101,7 +110,7 @@ def _parse_depths(
     show_default=True,
     help="Size of each value.",
 )
-@_common_options
+@_common_options(nodes_min=1)
 @output_option
 def put(
     *,
@@ -170,7 +179,7 @@ def put(
     type=click.IntRange(min=0),
     help="Of the moments of the faults; drawn and printed if left out.",
 )
-@_common_options
+@_common_options(nodes_min=_FAILOVER_NODES_MIN)
 @output_option
 def failover(
     *,
@@ -186,8 +195,6 @@ def failover(
     From the fault to the first acknowledgement of a put that was issued after it, by
     one client that writes without a pause and knows every endpoint.
     """
-    if nodes < 3:
-        raise click.UsageError("fewer than 3 nodes do not survive the loss of one")
     options = failover_bench.Options(
         fault=failover_bench.Fault(fault),
         rounds=rounds,

@@ -11,6 +11,7 @@ import click
 from kvcluster import errors
 from kvcluster.local import LocalCluster, Settings
 from kvcluster.status import ClusterStatus, NodeStatus, ProcessState
+from kvcluster.topology import NODES_MAX
 from kvstore.cli.errors import CommandFailed, ExitCode
 from kvstore.cli.options import examples, output_option
 from kvstore.cli.output import (
@@ -119,7 +120,7 @@ def cluster() -> None:
 @directory_option
 @click.option(
     "--nodes",
-    type=click.IntRange(1, 9),
+    type=click.IntRange(1, NODES_MAX),
     help="Members of a new cluster.  [default: 3]",
 )
 @click.option(
