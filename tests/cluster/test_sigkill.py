@@ -24,7 +24,9 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 ROUNDS = 50
 WRITERS = 8
-WRITE_PAUSE_S = 0.01
+WRITE_PAUSE_S = 0.003
+"""About as long as a write takes, so that many are in flight when a node is killed: of
+those sent afterwards, none is applied."""
 PAGE = 1_000
 DEADLINE_S = 150.0
 
