@@ -35,7 +35,7 @@ from kvstore.server.requests import Answer, Requests, check_reads, check_writes
 from kvstore.server.scrubbing import start_scrubber
 from kvstore.server.settings import limits, replica_options
 from kvstore.server.state_thread import Applied, ReadDone, ReadJob, StateThread
-from kvstore.server.stores import Stores
+from kvstore.server.stores import open_stores
 from kvstore.storage.record import Finding
 from kvstore.storage.scrubber import Scrubber
 from kvstore.types import NodeId, ReadyNumber, Revision, Ticket
@@ -101,7 +101,7 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
         self.started_at = time.monotonic()
-        self.stores = await asyncio.to_thread(Stores.open, self.config)
+        self.stores = await open_stores(self.config)
         self._resources.push_async_callback(asyncio.to_thread, self.stores.close)
         try:
             await self._start()
@@ -211,9 +211,17 @@ class Node:
         if self._running:
             self._stop_running()
             self._carry_out(self.replica.close())
-        await self._resources.aclose()
-        # What a thread had in hand when it was told to end.
-        self._requests.abandon()
+        try:
+            await self._resources.aclose()
+        except BaseException as error:
+            # Whoever waits for the end must see one, and that it was none in order.
+            if not self._ended.done():
+                self._ended.set_exception(error)
+                self._ended.exception()  # raised below too: asyncio need not log it
+            raise
+        finally:
+            # What a thread had in hand when it was told to end.
+            self._requests.abandon()
         if self._tick_timer is not None:
             log_event(LOGGER, logging.INFO, "node_stopped", node=self.node_id)
         if not self._ended.done():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -69,10 +71,34 @@ class Stores:
         return self.directory.members
 
     def close(self) -> None:
-        """The threads that use the stores have ended."""
-        self.state.close()
-        self.log.close()
-        self.directory.close()
+        """The threads that use the stores have ended. Each is closed if another fails.
+
+        Raises:
+            OSError: the medium refused.
+        """
+        with ExitStack() as stack:
+            stack.callback(self.directory.close)
+            stack.callback(self.log.close)
+            stack.callback(self.state.close)
+
+
+async def open_stores(config: Config) -> Stores:
+    """Like :meth:`Stores.open`, in a thread. A caller that is cancelled leaves nothing.
+
+    It is held up until the thread has ended, which nothing can interrupt.
+    """
+    loop = asyncio.get_running_loop()
+    opening = loop.run_in_executor(None, Stores.open, config)
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        while not opening.done():
+            # Cancelled again: it makes no difference.
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait((opening,))
+        if opening.exception() is None:
+            opening.result().close()
+        raise
 
 
 def check_together(log: LogStorage, state: ReadView) -> None:

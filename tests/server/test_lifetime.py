@@ -1,7 +1,9 @@
 """How a node starts, stops, refuses to start, and starts again."""
 
 import asyncio
+import errno
 import socket
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,11 +27,13 @@ from kvstore.server.node import DRAIN_S_MAX, Node
 from kvstore.server.stores import Stores, check_together
 from kvstore.state_machine.view import EMPTY_PROGRESS
 from kvstore.storage.lmdb_log import LMDBLog
+from kvstore.storage.lmdb_state import LMDBState
 from kvstore.storage.memory_log import MemoryLog
 from kvstore.storage.memory_state import MemoryState
 from kvstore.types import LogIndex, NodeId, Term
 from tests.server.harness import (
     CLUSTER_ID,
+    PATIENCE_S,
     Medium,
     configs,
     dialled,
@@ -103,6 +107,59 @@ def test_a_start_that_fails_late_ends_what_had_started(tmp_path: Path) -> None:
 
     with in_use() as taken:
         run(scenario(taken))
+
+
+def test_a_start_that_is_cancelled_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Method: cancelled while the thread that opens the stores is at work, twice."""
+    (config,) = configs(tmp_path)
+    begun, go_on = threading.Event(), threading.Event()
+    really_open = Stores.open
+
+    def slowly(config: Config) -> Stores:
+        begun.set()
+        assert go_on.wait(PATIENCE_S)
+        return really_open(config)
+
+    async def scenario() -> None:
+        monkeypatch.setattr(Stores, "open", slowly)
+        starting = asyncio.create_task(Node(config).__aenter__())
+        await asyncio.to_thread(begun.wait, PATIENCE_S)
+        for _ in range(2):
+            starting.cancel()
+            await asyncio.sleep(0)
+        assert not starting.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        monkeypatch.undo()
+        Stores.open(config).close()  # nobody holds the directory
+
+    run(scenario())
+
+
+def test_a_start_that_is_cancelled_and_fails_was_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def fails(config: Config) -> Stores:
+        del config
+        begun.set()
+        assert go_on.wait(PATIENCE_S)
+        raise DirectoryLocked("somebody else has it")
+
+    async def scenario() -> None:
+        monkeypatch.setattr(Stores, "open", fails)
+        starting = asyncio.create_task(Node(Config(data_dir=tmp_path)).__aenter__())
+        await asyncio.to_thread(begun.wait, PATIENCE_S)
+        starting.cancel()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+
+    run(scenario())
 
 
 def test_a_directory_is_opened_once(tmp_path: Path) -> None:
@@ -264,6 +321,38 @@ def test_a_cancelled_close_still_closes(tmp_path: Path) -> None:
                 await closing
             await node.wait_closed()
             Stores.open(node.config).close()
+
+    run(scenario())
+
+
+def test_a_close_that_fails_leaves_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither for the end of the node nor for an answer."""
+
+    def fails(self: LMDBState) -> None:
+        real_close(self)
+        raise OSError(errno.EIO, "the medium refused")
+
+    real_close = LMDBState.close
+
+    async def scenario() -> None:
+        (config,) = configs(tmp_path)
+        node = await Node(config).__aenter__()
+        await eventually(lambda: node.replica.raft.is_leader)
+        ended = asyncio.create_task(node.wait_closed())
+        # In a thread's hands, so that nothing but the end answers it.
+        monkeypatch.setattr(node._state_thread, "submit", lambda _: None)
+        asked = asyncio.create_task(node.operate(reads("a")))
+        await eventually(lambda: len(node._requests) == 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(LMDBState, "close", fails)
+            with pytest.raises(OSError, match="refused"):
+                await node.close()
+        with pytest.raises(OSError, match="refused"):
+            await ended
+        assert error_from_pb((await asked).error).definite
+        Stores.open(config).close()  # the rest was closed all the same
 
     run(scenario())
 
