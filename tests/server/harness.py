@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -153,25 +153,3 @@ async def value_of(node: Node, key: str) -> bytes | None:
 async def put(node: Node, *keys: str, value: bytes = b"v") -> None:
     response = await node.operate(writes(*keys, value=value))
     assert not response.HasField("error"), response.error
-
-
-def flip_on_disk(environment: Path, wanted: bytes) -> None:
-    """Flip the last bit of ``wanted``, wherever an LMDB file holds it.
-
-    In place, so that a process which has the file mapped sees it too.
-    """
-    data = environment / "data.mdb"
-    content = data.read_bytes()
-    places = list(_places(content, wanted))
-    assert places, "the bytes to damage are not in the file"
-    with data.open("r+b") as file:
-        for place in places:
-            file.seek(place + len(wanted) - 1)
-            file.write(bytes([wanted[-1] ^ 1]))
-
-
-def _places(content: bytes, wanted: bytes) -> Iterator[int]:
-    place = content.find(wanted)
-    while place >= 0:
-        yield place
-        place = content.find(wanted, place + 1)

@@ -11,6 +11,7 @@ import pytest
 from kvstore.config import Config
 from kvstore.errors import Closed, CorruptionError, KVStoreError
 from kvstore.pb import cluster_pb2, kv_pb2
+from kvstore.raft.events import LeaderChanged
 from kvstore.raft.messages import Entry, EntryKind, HardState, Heartbeat
 from kvstore.rpc.errors import error_from_pb
 from kvstore.server.node import Node
@@ -22,7 +23,6 @@ from tests.server.harness import (
     configs,
     dialled,
     eventually,
-    flip_on_disk,
     put,
     reads,
     run,
@@ -30,6 +30,7 @@ from tests.server.harness import (
     value_of,
     writes,
 )
+from tests.storage.damage import flip_on_disk
 
 NEEDLE = b"needle in the store"
 
@@ -275,6 +276,38 @@ def test_a_defect_in_the_replica_ends_the_node(
             await asked  # answered, one way or the other
             answer = await node.operate(writes("b"))
             assert isinstance(error_from_pb(answer.error), Closed)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param("kvstore.rpc.peer_queue.PeerQueue.next_frame", id="link"),
+        pytest.param("kvstore.server.network.Network._set_health", id="health"),
+    ],
+)
+def test_a_defect_in_a_task_of_the_network_ends_the_node(
+    tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Method: two members are up; one of them is broken, and both are told of news."""
+
+    async def scenario() -> None:
+        seen: list[object] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: seen.append(context["exception"]))
+        one, two = configs(tmp_path, 2)
+        async with Node(one) as first, Node(two) as second:
+            await eventually(lambda: first.replica.raft.leader_id is not None)
+            monkeypatch.setattr(method, broken)
+            first.observer.observe([LeaderChanged(term=Term(99), leader_id=None)])
+            failure = await ended(first)
+            assert isinstance(failure, ZeroDivisionError)
+            assert failure in seen
+            answer = await first.operate(writes("a"))
+            assert isinstance(error_from_pb(answer.error), Closed)
+            monkeypatch.undo()
+            del second
 
     run(scenario())
 

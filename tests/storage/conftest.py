@@ -1,7 +1,6 @@
-"""Stores to damage, and the tools to damage them."""
+"""What tests of stores share: whose they are, what is in them, and patience."""
 
 from collections.abc import Callable
-from pathlib import Path
 from threading import Event
 from time import monotonic
 
@@ -33,28 +32,6 @@ def make_entries() -> Callable[..., list[Entry]]:
         ]
 
     return make
-
-
-@pytest.fixture
-def flip_on_disk() -> Callable[[Path, bytes], None]:
-    """``flip_on_disk(environment path, bytes)``: flips the last bit of those bytes.
-
-    In every place that holds them, for pages that LMDB has freed keep copies; and in
-    the file as it is, so that an environment which has it mapped sees it too.
-    """
-
-    def flip(path: Path, wanted: bytes) -> None:
-        data = path / "data.mdb"
-        content = data.read_bytes()
-        place = content.find(wanted)
-        assert place >= 0, "the bytes to damage are not in the file"
-        with data.open("r+b") as file:
-            while place >= 0:
-                file.seek(place + len(wanted) - 1)
-                file.write(bytes([wanted[-1] ^ 1]))
-                place = content.find(wanted, place + 1)
-
-    return flip
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
-"""A state store with some of everything in it, and means to damage it."""
+"""A state store with some of everything in it, to be damaged."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from kvstore.errors import CorruptionError
 from kvstore.pb import kv_pb2
@@ -11,12 +8,7 @@ from kvstore.replica.interfaces import Identity
 from kvstore.state_machine.reads import read_range_at_once
 from kvstore.state_machine.view import ReadView, StateView, VersionId
 from kvstore.storage.lmdb_state import LMDBState
-from kvstore.storage.state_format import (
-    PROGRESS_KEY,
-    StateCodecs,
-    head_key,
-    version_key,
-)
+from kvstore.storage.state_format import PROGRESS_KEY, head_key, version_key
 from kvstore.types import Revision
 from tests.state_machine.model import (
     ALL,
@@ -27,6 +19,8 @@ from tests.state_machine.model import (
     put,
     sweep_all,
 )
+from tests.storage import damage
+from tests.storage.damage import OnDisk, Place
 
 LONG = b"L" * 448
 COMMANDS = [
@@ -64,13 +58,6 @@ _NARROW = [
 ]
 REQUESTS = [*_BY_KEY, *_PAST, *_WIDE, *_NARROW]
 """What clients may ask: together they touch every record but the progress."""
-
-
-class Place(NamedTuple):
-    """Where a record is stored."""
-
-    database: str
-    key: bytes
 
 
 def version_at(revision: int) -> Place:
@@ -146,59 +133,20 @@ def end_reading(state: LMDBState) -> None:
 def stored(state: LMDBState, place: Place) -> bytes:
     """The record, as committed."""
     end_reading(state)
-    environment = state.environment
-    with environment.read() as txn:
-        record = txn.get(place.key, db=environment.database(place.database))
-    assert record is not None, place
-    return record
+    return damage.get(state.environment, place)
 
 
 def change(state: LMDBState, place: Place, record: bytes | None) -> None:
     """Write behind the state's back, as a lost or stray write would; None deletes."""
     end_reading(state)
-    environment = state.environment
-    database = environment.database(place.database)
-    environment.write(
-        lambda txn: (
-            txn.delete(place.key, db=database)
-            if record is None
-            else txn.put(place.key, record, db=database)
-        )
-    )
+    damage.change(state.environment, place, record)
 
 
-class OnDisk:
-    """Where in the file a record is: in each page that holds it, freed ones too."""
-
-    def __init__(self, path: Path, place: Place, record: bytes) -> None:
-        self._file = path / "data.mdb"
-        self.content = place.key + record
-        """A node holds the key and, behind it, the record."""
-        self._places = []
-        data = self._file.read_bytes()
-        at = data.find(self.content)
-        while at >= 0:
-            self._places.append(at)
-            at = data.find(self.content, at + 1)
-        assert self._places, "the record is not in the file"
-
-    @contextmanager
-    def flipped(self, byte: int, bit: int) -> Iterator[None]:
-        """Flip a bit in the file as it is, mapped or not; mend it in the end."""
-        self._write(byte, self.content[byte] ^ 1 << bit)
-        yield
-        self._write(byte, self.content[byte])
-
-    def flip(self, byte: int = -1, bit: int = 0) -> None:
-        """Flip a bit for good."""
-        self._write(byte % len(self.content), self.content[byte] ^ 1 << bit)
-
-    def _write(self, byte: int, value: int) -> None:
-        with self._file.open("r+b") as file:
-            for place in self._places:
-                file.seek(place + byte)
-                file.write(bytes([value]))
+def content_of(state: LMDBState, place: Place) -> bytes:
+    """What a node of the tree holds: the key and, behind it, the record."""
+    return place.key + stored(state, place)
 
 
-def codecs(identity: Identity) -> StateCodecs:
-    return StateCodecs.of(identity)
+def on_disk(state: LMDBState, place: Place) -> OnDisk:
+    """The record in the file."""
+    return OnDisk(state.environment.path, content_of(state, place))

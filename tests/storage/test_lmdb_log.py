@@ -4,11 +4,11 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from threading import Event, Thread
-from typing import NamedTuple
 
 import pytest
 
@@ -16,7 +16,7 @@ from kvstore.errors import CorruptionError, KVStoreError, NewerFormat
 from kvstore.raft.messages import Entry, EntryKind, HardState
 from kvstore.replica.interfaces import Identity
 from kvstore.storage import lmdb_log
-from kvstore.storage.environment import Environment, Transaction
+from kvstore.storage.environment import Environment
 from kvstore.storage.lmdb_log import LMDBLog
 from kvstore.storage.log_format import (
     BASE_KEY,
@@ -28,9 +28,9 @@ from kvstore.storage.log_format import (
     entry_key,
 )
 from kvstore.types import ClusterId, LogIndex, NodeId, Term
+from tests.storage.damage import Place, change, flip_on_disk, get
 
 Make = Callable[..., list[Entry]]
-Flip = Callable[[Path, bytes], None]
 UNLIMITED = 1 << 40
 WHAT_TO_DO = "the other members still hold this data: replace this member"
 
@@ -47,36 +47,27 @@ def path(tmp_path: Path, identity: Identity, make_entries: Make) -> Path:
     return raft
 
 
-def change(path: Path, work: Callable[[Transaction, Environment], object]) -> None:
-    """Write to the store behind the log's back, as a lost or stray write would."""
+@contextmanager
+def opened(path: Path) -> Iterator[Environment]:
+    """The store behind the log's back."""
     environment = Environment.open(path, store="raft", databases=DATABASES)
-    environment.write(lambda txn: work(txn, environment))
+    yield environment
     environment.close()
 
 
-def read(path: Path, database: str, key: bytes) -> bytes:
-    environment = Environment.open(path, store="raft", databases=DATABASES)
-    with environment.read() as txn:
-        value = txn.get(key, db=environment.database(database))
-    environment.close()
-    assert value is not None
-    return value
+def read(path: Path, place: Place) -> bytes:
+    with opened(path) as environment:
+        return get(environment, place)
 
 
-def put(database: str, key: bytes, value: bytes) -> Callable[..., object]:
-    return lambda txn, env: txn.put(key, value, db=env.database(database))
-
-
-def delete(database: str, key: bytes) -> Callable[..., object]:
-    return lambda txn, env: txn.delete(key, db=env.database(database))
-
-
-class Place(NamedTuple):
-    database: str
-    key: bytes
+def write(path: Path, place: Place, record: bytes | None) -> None:
+    """As a lost or stray write would; None deletes."""
+    with opened(path) as environment:
+        change(environment, place, record)
 
 
 LAST = entry_key(10)
+HARD_STATES = (Place("hs_a", HARD_STATE_KEY), Place("hs_b", HARD_STATE_KEY))
 
 
 @pytest.mark.parametrize(
@@ -91,13 +82,13 @@ LAST = entry_key(10)
     ids=lambda place: f"{place.database}-{place.key[-1:].hex()}",
 )
 def test_flipped_bit_on_disk_is_refused_and_named(
-    path: Path, identity: Identity, flip_on_disk: Flip, place: Place
+    path: Path, identity: Identity, place: Place
 ) -> None:
     """Goal: a log that cannot be trusted does not open; the message says why and how.
 
     The bit is flipped in the file, under LMDB, which does not notice.
     """
-    flip_on_disk(path, read(path, place.database, place.key))
+    flip_on_disk(path, read(path, place))
     with pytest.raises(CorruptionError) as caught:
         LMDBLog.open(path, identity)
     assert caught.value.database == place.database
@@ -112,12 +103,11 @@ def test_flipped_bit_on_disk_is_refused_and_named(
 def test_one_damaged_hard_state_is_mended_from_the_other(
     path: Path,
     identity: Identity,
-    flip_on_disk: Flip,
     make_entries: Make,
     damaged: str,
 ) -> None:
     """Goal: one fault costs neither the vote nor the member, and is reported once."""
-    flip_on_disk(path, read(path, damaged, HARD_STATE_KEY))
+    flip_on_disk(path, read(path, Place(damaged, HARD_STATE_KEY)))
     log = LMDBLog.open(path, identity)
     assert log.hard_state == HardState(term=Term(2), vote=NodeId(3))
     (finding,) = log.findings
@@ -132,12 +122,10 @@ def test_one_damaged_hard_state_is_mended_from_the_other(
     again.close()
 
 
-def test_both_hard_states_damaged_is_refused(
-    path: Path, identity: Identity, flip_on_disk: Flip
-) -> None:
+def test_both_hard_states_damaged_is_refused(path: Path, identity: Identity) -> None:
     """Goal: a member that may have forgotten its vote must not vote again."""
-    for name in ("hs_a", "hs_b"):
-        flip_on_disk(path, read(path, name, HARD_STATE_KEY))
+    for place in HARD_STATES:
+        flip_on_disk(path, read(path, place))
     with pytest.raises(CorruptionError, match=WHAT_TO_DO) as caught:
         LMDBLog.open(path, identity)
     assert caught.value.database == "hs_a"
@@ -148,15 +136,15 @@ def test_stale_hard_state_is_mended_from_the_newer(
     path: Path, identity: Identity, make_entries: Make, stale: int
 ) -> None:
     """Goal: a whole but older copy (a lost write) is not mistaken for the truth."""
-    name = ("hs_a", "hs_b")[stale]
-    older = read(path, name, HARD_STATE_KEY)
+    place = HARD_STATES[stale]
+    older = read(path, place)
     log = LMDBLog.open(path, identity)
     log.append(HardState(term=Term(3), vote=NodeId(1)), make_entries(11, 11, term=3))
     log.close()
-    change(path, put(name, HARD_STATE_KEY, older))
+    write(path, place, older)
     log = LMDBLog.open(path, identity)
     assert log.hard_state == HardState(term=Term(3), vote=NodeId(1))
-    assert [finding.database for finding in log.findings] == [name]
+    assert [finding.database for finding in log.findings] == [place.database]
     assert "older than its copy by 1" in log.findings[0].what
     log.close()
     again = LMDBLog.open(path, identity)
@@ -167,36 +155,32 @@ def test_stale_hard_state_is_mended_from_the_newer(
 @pytest.mark.parametrize(
     ("damage", "database", "what"),
     [
-        ([delete("log", LAST)], "log", "is missing"),
-        ([delete("hdr", LAST)], "hdr", "is missing"),
-        ([delete("log", LAST), delete("hdr", LAST)], "log", "is missing"),
-        ([delete("log", entry_key(5))], "log", "without gaps"),
-        ([delete("hdr", entry_key(5))], "hdr", "without gaps"),
-        ([delete("log", entry_key(1))], "log", "is missing"),
-        ([put("log", entry_key(11), b"x")], "log", "without gaps"),
+        ({Place("log", LAST): None}, "log", "is missing"),
+        ({Place("hdr", LAST): None}, "hdr", "is missing"),
+        ({Place("log", LAST): None, Place("hdr", LAST): None}, "log", "is missing"),
+        ({Place("log", entry_key(5)): None}, "log", "without gaps"),
+        ({Place("hdr", entry_key(5)): None}, "hdr", "without gaps"),
+        ({Place("log", entry_key(1)): None}, "log", "is missing"),
+        ({Place("log", entry_key(11)): b"x"}, "log", "without gaps"),
         (
-            [delete("log", entry_key(5)), put("log", entry_key(12), b"x")],
+            {Place("log", entry_key(5)): None, Place("log", entry_key(12)): b"x"},
             "log",
             "beyond the end",
         ),
-        ([delete("meta", BASE_KEY)], "meta", "is missing"),
-        (
-            [delete("hs_a", HARD_STATE_KEY), delete("hs_b", HARD_STATE_KEY)],
-            "hs_a",
-            "is missing",
-        ),
+        ({Place("meta", BASE_KEY): None}, "meta", "is missing"),
+        (dict.fromkeys(HARD_STATES), "hs_a", "is missing"),
     ],
 )
 def test_missing_and_stray_records_are_refused(
     path: Path,
     identity: Identity,
-    damage: list[Callable[..., object]],
+    damage: dict[Place, bytes | None],
     database: str,
     what: str,
 ) -> None:
     """Goal: the log is whole from its base to the end that the hard state names."""
-    for work in damage:
-        change(path, work)
+    for place, record in damage.items():
+        write(path, place, record)
     with pytest.raises(CorruptionError, match=what) as caught:
         LMDBLog.open(path, identity)
     assert caught.value.database == database
@@ -207,12 +191,12 @@ def replace_tail(
     path: Path, identity: Identity, make_entries: Make, *places: Place
 ) -> None:
     """Replace entries 8 to 10 in term 3, then bring back old records in ``places``."""
-    old = [read(path, *place) for place in places]
+    old = [read(path, place) for place in places]
     log = LMDBLog.open(path, identity)
     log.append(HardState(term=Term(3), vote=None), make_entries(8, 10, term=3))
     log.close()
     for place, value in zip(places, old, strict=True):
-        change(path, put(place.database, place.key, value))
+        write(path, place, value)
 
 
 @pytest.mark.parametrize(
@@ -252,13 +236,12 @@ def test_stale_tail_that_fits_the_chain_is_refused(
 def test_damage_beyond_what_opening_checks_is_found_by_reading(
     path: Path,
     identity: Identity,
-    flip_on_disk: Flip,
     monkeypatch: pytest.MonkeyPatch,
     database: str,
 ) -> None:
     """Goal: no damaged entry, or entry whose header is damaged, is ever returned."""
     monkeypatch.setattr(lmdb_log, "VERIFIED_ON_OPEN_MAX", 2)
-    flip_on_disk(path, read(path, database, entry_key(4)))
+    flip_on_disk(path, read(path, Place(database, entry_key(4))))
     log = LMDBLog.open(path, identity)
     with pytest.raises(CorruptionError) as caught:
         log.entries(LogIndex(1), LogIndex(11), UNLIMITED)
@@ -296,7 +279,7 @@ def test_unknown_mode_is_a_newer_format(path: Path, identity: Identity) -> None:
     value = codecs.hard_states[0].encode(
         HARD_STATE_KEY, record_type=record.type, term=2, index=9, body=bytes(body)
     )
-    change(path, put("hs_a", HARD_STATE_KEY, value))
+    write(path, HARD_STATES[0], value)
     with pytest.raises(NewerFormat, match="mode 1"):
         LMDBLog.open(path, identity)
 

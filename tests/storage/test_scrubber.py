@@ -18,11 +18,13 @@ from kvstore.storage.log_format import BASE_KEY, HARD_STATE_KEY, entry_key
 from kvstore.storage.record import Finding, RecordCodec, RecordType
 from kvstore.storage.scrubber import Scrubber, ScrubDatabase, ScrubTarget
 from kvstore.types import NodeId, Term
+from tests.storage.damage import Place, change, flip_on_disk, get
 
 Make = Callable[..., list[Entry]]
-Flip = Callable[[Path, bytes], None]
 Wait = Callable[[Callable[[], bool]], None]
 FAST = 1e9
+HARD_STATES = (Place("hs_a", HARD_STATE_KEY), Place("hs_b", HARD_STATE_KEY))
+BASE = Place("meta", BASE_KEY)
 
 
 class Store:
@@ -33,19 +35,22 @@ class Store:
         self.environment = Environment.open(
             path, store="state", databases=("heads",), create=True
         )
-        self.database = self.environment.database("heads")
         self.target = ScrubTarget(
             environment=self.environment, databases=(ScrubDatabase.of(self.codec),)
         )
 
         def fill(txn: Transaction) -> None:
+            database = self.environment.database("heads")
             for number in range(records):
-                txn.put(self.key(number), self.value(number), db=self.database)
+                txn.put(self.key(number), self.value(number), db=database)
 
         self.environment.write(fill)
 
     def key(self, number: int) -> bytes:
         return b"key %06d" % number
+
+    def place(self, number: int) -> Place:
+        return Place("heads", self.key(number))
 
     def value(self, number: int) -> bytes:
         return self.codec.encode(
@@ -62,9 +67,7 @@ class Store:
         self.put(number, bytes(value))
 
     def put(self, number: int, value: bytes) -> None:
-        self.environment.write(
-            lambda txn: txn.put(self.key(number), value, db=self.database)
-        )
+        change(self.environment, self.place(number), value)
 
 
 @pytest.fixture
@@ -186,9 +189,7 @@ def test_record_deleted_meanwhile_is_not_reported(
     )
     with scrub(target, pause_s=3600) as running:
         assert seen.wait(10)
-        store.environment.write(
-            lambda txn: txn.delete(store.key(100), db=store.database)
-        )
+        change(store.environment, store.place(100), None)
         gone.set()
         wait_until(lambda: tours(running) == 1)
         assert running.status().findings == ()
@@ -286,29 +287,11 @@ def log(tmp_path: Path, identity: Identity, make_entries: Make) -> Iterator[LMDB
     opened.close()
 
 
-def get(log: LMDBLog, database: str, key: bytes) -> bytes:
-    with log.environment.read() as txn:
-        value = txn.get(key, db=log.environment.database(database))
-    assert value is not None
-    return value
-
-
-def put(log: LMDBLog, database: str, key: bytes, value: bytes | None) -> None:
-    handle = log.environment.database(database)
-    log.environment.write(
-        lambda txn: (
-            txn.delete(key, db=handle)
-            if value is None
-            else txn.put(key, value, db=handle)
-        )
-    )
-
-
-def findings_of_one_tour(log: LMDBLog, wait_until: Wait) -> list[tuple[str, bytes]]:
+def findings_of_one_tour(log: LMDBLog, wait_until: Wait) -> list[Place]:
     with scrub(log.scrub_target(), pause_s=3600) as running:
         wait_until(lambda: tours(running) == 1)
         found = running.status().findings
-    return [(finding.database, bytes.fromhex(finding.key_hex)) for finding in found]
+    return [Place(it.database, bytes.fromhex(it.key_hex)) for it in found]
 
 
 def test_whole_log_has_no_findings_while_it_is_written(
@@ -336,91 +319,85 @@ def test_whole_log_has_no_findings_while_it_is_written(
 
 
 @pytest.mark.parametrize(
-    ("database", "key"),
+    "place",
     [
-        ("log", entry_key(250)),
-        ("hdr", entry_key(250)),
-        ("log", entry_key(500)),
-        ("hdr", entry_key(500)),
-        ("hs_a", HARD_STATE_KEY),
-        ("hs_b", HARD_STATE_KEY),
-        ("meta", BASE_KEY),
+        Place("log", entry_key(250)),
+        Place("hdr", entry_key(250)),
+        Place("log", entry_key(500)),
+        Place("hdr", entry_key(500)),
+        *HARD_STATES,
+        BASE,
     ],
+    ids=lambda place: f"{place.database}-{place.key.hex()}",
 )
 def test_flipped_bit_on_disk_is_one_finding(
-    log: LMDBLog, wait_until: Wait, flip_on_disk: Flip, database: str, key: bytes
+    log: LMDBLog, wait_until: Wait, place: Place
 ) -> None:
     """Goal: each kind of record, damaged under a running store, is found, alone.
 
     The file is changed in place, so that the store sees what rot on a medium shows it.
     """
-    flip_on_disk(log.environment.path, get(log, database, key))
-    assert findings_of_one_tour(log, wait_until) == [(database, key)]
+    flip_on_disk(log.environment.path, get(log.environment, place))
+    assert findings_of_one_tour(log, wait_until) == [place]
 
 
 def test_lost_write_is_found_though_every_checksum_is_valid(
     log: LMDBLog, make_entries: Make, wait_until: Wait
 ) -> None:
     """Goal: whole, older records are betrayed by the chain and by their neighbours."""
-    key = entry_key(499)
-    old = {name: get(log, name, key) for name in ("log", "hdr")}
-    hard_state = get(log, "hs_b", HARD_STATE_KEY)
+    entry, header = (Place(name, entry_key(499)) for name in ("log", "hdr"))
+    hard_state = HARD_STATES[1]
+    lost = (entry, header, hard_state)
+    older = {place: get(log.environment, place) for place in lost}
     log.append(HardState(term=Term(5), vote=None), make_entries(498, 500, term=5))
     assert findings_of_one_tour(log, wait_until) == []
 
-    put(log, "log", key, old["log"])
-    assert findings_of_one_tour(log, wait_until) == [("log", key)]
-    put(log, "hdr", key, old["hdr"])
+    change(log.environment, entry, older[entry])
+    assert findings_of_one_tour(log, wait_until) == [entry]
+    change(log.environment, header, older[header])
     assert findings_of_one_tour(log, wait_until) == [
-        ("hdr", key),
-        ("hdr", entry_key(500)),
+        header,
+        Place("hdr", entry_key(500)),
     ]
-    put(log, "hs_b", HARD_STATE_KEY, hard_state)
-    assert ("hs_b", HARD_STATE_KEY) in findings_of_one_tour(log, wait_until)
+    change(log.environment, hard_state, older[hard_state])
+    assert hard_state in findings_of_one_tour(log, wait_until)
 
 
 @pytest.mark.parametrize(
     ("missing", "found"),
     [
-        ([("log", entry_key(9))], [("hdr", entry_key(9))]),
-        ([("hdr", entry_key(9))], [("log", entry_key(9)), ("hdr", entry_key(10))]),
+        ([Place("log", entry_key(9))], [Place("hdr", entry_key(9))]),
         (
-            [("log", entry_key(9)), ("hdr", entry_key(9))],
-            [("hdr", entry_key(10))],
+            [Place("hdr", entry_key(9))],
+            [Place("log", entry_key(9)), Place("hdr", entry_key(10))],
         ),
         (
-            [("log", entry_key(500)), ("hdr", entry_key(500))],
-            [("hs_a", HARD_STATE_KEY), ("hs_b", HARD_STATE_KEY)],
+            [Place("log", entry_key(9)), Place("hdr", entry_key(9))],
+            [Place("hdr", entry_key(10))],
         ),
-        ([("hs_a", HARD_STATE_KEY)], [("hs_b", HARD_STATE_KEY)]),
         (
-            [("meta", BASE_KEY)],
-            [("hs_a", HARD_STATE_KEY), ("hs_b", HARD_STATE_KEY)],
+            [Place("log", entry_key(500)), Place("hdr", entry_key(500))],
+            list(HARD_STATES),
         ),
+        ([HARD_STATES[0]], [HARD_STATES[1]]),
+        ([BASE], list(HARD_STATES)),
     ],
 )
 def test_missing_record_is_found_by_who_relies_on_it(
-    log: LMDBLog,
-    wait_until: Wait,
-    missing: list[tuple[str, bytes]],
-    found: list[tuple[str, bytes]],
+    log: LMDBLog, wait_until: Wait, missing: list[Place], found: list[Place]
 ) -> None:
     """Goal: no tour comes by what is not there, and it shows all the same."""
-    for database, key in missing:
-        put(log, database, key, None)
+    for place in missing:
+        change(log.environment, place, None)
     assert findings_of_one_tour(log, wait_until) == found
 
 
-@pytest.mark.parametrize(
-    ("database", "key"),
-    [("log", b"stray"), ("hdr", b"stray"), ("hs_a", b"stray"), ("meta", b"stray")],
-)
-def test_stray_record_is_found(
-    log: LMDBLog, wait_until: Wait, database: str, key: bytes
-) -> None:
+@pytest.mark.parametrize("database", ["log", "hdr", "hs_a", "meta"])
+def test_stray_record_is_found(log: LMDBLog, wait_until: Wait, database: str) -> None:
     """Goal: what nobody wrote is damage too."""
-    put(log, database, key, b"noise")
-    assert findings_of_one_tour(log, wait_until) == [(database, key)]
+    stray = Place(database, b"stray")
+    change(log.environment, stray, b"noise")
+    assert findings_of_one_tour(log, wait_until) == [stray]
 
 
 def test_two_stores_are_toured_in_turn(

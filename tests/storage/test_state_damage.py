@@ -17,6 +17,7 @@ from kvstore.state_machine.digest import state_hash
 from kvstore.state_machine.reads import read_range_at_once
 from kvstore.state_machine.view import NO_VERSION, VersionId
 from kvstore.storage import record
+from kvstore.storage.environment import DATA_FILE
 from kvstore.storage.lmdb_state import LMDBState
 from kvstore.storage.record import RecordType
 from kvstore.storage.state_format import StateCodecs
@@ -32,20 +33,20 @@ from tests.state_machine.model import (
     step,
     txn,
 )
+from tests.storage.damage import OnDisk, Place, positions
 from tests.storage.state_store import (
     KEYS,
     LONG,
     PROGRESS,
     RECORDS,
-    OnDisk,
-    Place,
     change,
-    codecs,
+    content_of,
     create,
     end_reading,
     errors_of,
     expected_answers,
     head_of,
+    on_disk,
     stored,
     version_at,
 )
@@ -66,7 +67,7 @@ class Damaged:
         self.state = LMDBState.open(path, identity)
 
     def on_disk(self, place: Place) -> OnDisk:
-        return OnDisk(self.path, place, stored(self.state, place))
+        return on_disk(self.state, place)
 
     def reopen(self) -> LMDBState:
         self.state.close()
@@ -211,18 +212,16 @@ def test_a_record_that_takes_the_place_of_another_shows_in_a_range(
 
     Both are whole. Their order gives it away, in either direction.
     """
-    file = damaged.path / "data.mdb"
-    content = head_of(b"b").key + stored(damaged.state, head_of(b"b"))
+    file = damaged.path / DATA_FILE
+    content = content_of(damaged.state, head_of(b"b"))
     data = file.read_bytes()
     with file.open("r+b") as handle:
-        at = data.find(content)
-        while at >= 0:
+        for at in positions(data, content):
             page = at - at % 4096
             table = table_of(data[page : page + 4096])
             slot = table.index(at - page - _NODE_BYTES)
             handle.seek(page + _HEADER_BYTES + 2 * slot)
             handle.write(table[slot + 1].to_bytes(2, "little"))
-            at = data.find(content, at + 1)
     for order in (Range.ASCEND, Range.DESCEND):
         with pytest.raises(CorruptionError, match="out of order"):
             read_range_at_once(
@@ -243,7 +242,7 @@ def test_no_flipped_bit_of_a_separator_makes_a_wrong_answer(
     state.begin()
     apply(state, *[put(key) for key in keys])
     state.commit()
-    file = path / "data.mdb"
+    file = path / DATA_FILE
     data = file.read_bytes()
     separators = [
         page + node + _NODE_BYTES
@@ -485,8 +484,9 @@ def test_a_newer_format_is_told_from_damage(
         patched.setattr(
             record, "_PLAIN_HEADS", {it: bytes([2, it, 0, 0]) for it in RecordType}
         )
-        newer_head = codecs(damaged.identity).encode_head(b"c", b"c", head)
-        newer_progress = codecs(damaged.identity).encode_progress(state.progress)
+        codecs = StateCodecs.of(damaged.identity)
+        newer_head = codecs.encode_head(b"c", b"c", head)
+        newer_progress = codecs.encode_progress(state.progress)
     change(state, head_of(b"c"), newer_head)
     with pytest.raises(NewerFormat, match="has format 2"):
         read_range_at_once(state, Range(key=b"c"))
@@ -497,7 +497,7 @@ def test_a_newer_format_is_told_from_damage(
 
 def body_record(identity: Identity, place: Place, body: bytes) -> bytes:
     """A record with a valid checksum and any body."""
-    it = codecs(identity)
+    it = StateCodecs.of(identity)
     codec = {"kv": it.versions, "heads": it.heads, "meta": it.meta}[place.database]
     kind = {
         "kv": RecordType.VERSION,

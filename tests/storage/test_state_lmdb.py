@@ -27,7 +27,7 @@ from kvstore.storage import lmdb_state
 from kvstore.storage.environment import Environment, Transaction
 from kvstore.storage.lmdb_state import LMDBState
 from kvstore.storage.memory_state import MemoryState
-from kvstore.storage.state_format import DATABASES, STORE
+from kvstore.storage.state_format import DATABASES, STORE, StateCodecs
 from kvstore.types import ClusterId, NodeId, Revision
 from tests.state_machine.model import (
     ALL,
@@ -40,7 +40,6 @@ from tests.state_machine.model import (
     step,
     txn,
 )
-from tests.storage.state_store import codecs
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERYTHING = kv_pb2.Range(key=ALL, range_end=ALL)
@@ -416,7 +415,7 @@ def open_small(
         map_bytes=SMALL,
         map_bytes_max=map_bytes_max,
     )
-    return LMDBState(environment, codecs(identity))
+    return LMDBState(environment, StateCodecs.of(identity))
 
 
 @pytest.mark.usefixtures("small_room")

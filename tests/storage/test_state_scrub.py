@@ -9,23 +9,24 @@ import pytest
 
 from kvstore.replica.interfaces import Identity
 from kvstore.state_machine.view import Head, VersionId
+from kvstore.storage.environment import DATA_FILE
 from kvstore.storage.lmdb_state import LMDBState
 from kvstore.storage.scrubber import Scrubber
-from kvstore.storage.state_format import version_key
+from kvstore.storage.state_format import StateCodecs, version_key
 from kvstore.types import LeaseId, Revision
 from tests.state_machine.model import apply, compact, delete, op, put, step, txn
+from tests.storage.damage import Place, positions
 from tests.storage.state_store import (
     KEYS,
     LONG,
     PROGRESS,
     RECORDS,
-    OnDisk,
-    Place,
     change,
-    codecs,
+    content_of,
     create,
     end_reading,
     head_of,
+    on_disk,
     stored,
     version_at,
 )
@@ -90,7 +91,7 @@ def test_a_flipped_bit_is_one_finding(
 ) -> None:
     """Goal: the record is named, and nobody else is blamed for it."""
     place = RECORDS[kind]
-    OnDisk(state.environment.path, place, stored(state, place)).flip()
+    on_disk(state, place).flip()
     assert list(findings()) == [place]
     assert "fails its checksum" in findings()[place]
 
@@ -105,8 +106,7 @@ def test_a_flipped_bit_of_a_key_is_found(
     A key out of order is met by a tour, but no search finds it again to confirm it.
     """
     place = RECORDS[kind]
-    on_disk = OnDisk(state.environment.path, place, stored(state, place))
-    on_disk.flip(len(place.key) - 1, bit)
+    on_disk(state, place).flip(len(place.key) - 1, bit)
     damaged = Place(place.database, place.key[:-1] + bytes([place.key[-1] ^ 1 << bit]))
     found = findings()
     assert found
@@ -122,7 +122,7 @@ def test_a_key_that_became_another_one_is_found(
 ) -> None:
     """Goal: with two records of one key, the key that is gone betrays it."""
     place = head_of(b"c")
-    OnDisk(state.environment.path, place, stored(state, place)).flip(0)  # now b"b"
+    on_disk(state, place).flip(0)  # now b"b"
     assert "is missing, but its version" in findings()[version_at(14)]
 
 
@@ -137,19 +137,16 @@ def test_a_page_that_forgot_records_is_found(
     No reader can tell: the page says that it has fewer records, and they are in order.
     But the versions of the hidden keys are there.
     """
-    place = head_of(b"e")
-    content = place.key + stored(state, place)
-    file = state.environment.path / "data.mdb"
+    content = content_of(state, head_of(b"e"))
+    file = state.environment.path / DATA_FILE
     data = file.read_bytes()
     with file.open("r+b") as handle:
-        at = data.find(content)
-        while at >= 0:
+        for at in positions(data, content):
             page = at - at % 4096
             # mp_lower, the end of the page's table of records: two bytes a record.
             lower = _LOWER.unpack_from(data, page + 12)[0]
             handle.seek(page + 12)
             handle.write(_LOWER.pack(lower - 2 * 3))
-            at = data.find(content, at + 1)
     assert state.head(b"e") is None
     end_reading(state)
     found = findings()
@@ -275,7 +272,7 @@ def test_a_head_that_contradicts_its_version_is_found(
         fields["version"],
         LeaseId(fields["lease"]),
     )
-    change(state, head_of(b"c"), codecs(identity).encode_head(b"c", b"c", head))
+    change(state, head_of(b"c"), StateCodecs.of(identity).encode_head(b"c", b"c", head))
     found = findings()
     assert head_of(b"c") in found
     assert "say different things" in found[head_of(b"c")]
@@ -307,7 +304,7 @@ def test_a_damaged_neighbour_is_passed_over(
 ) -> None:
     """Goal: one fault is one finding, though others look at the record as well."""
     for place in (head_of(b"a"), version_at(14), version_at(7)):
-        OnDisk(state.environment.path, place, stored(state, place)).flip()
+        on_disk(state, place).flip()
     assert set(findings()) == {head_of(b"a"), version_at(14), version_at(7)}
 
 
@@ -315,7 +312,7 @@ def test_a_damaged_progress_blames_nobody_else(
     state: LMDBState, findings: Findings
 ) -> None:
     """Goal: whether a missing version was swept cannot be said then."""
-    OnDisk(state.environment.path, PROGRESS, stored(state, PROGRESS)).flip()
+    on_disk(state, PROGRESS).flip()
     change(state, version_at(7), None)
     assert list(findings()) == [PROGRESS]
 
