@@ -5,6 +5,7 @@ say what a module knows. The ancestor of this test is click's ``tests/test_impor
 """
 
 import ast
+import itertools
 import re
 import subprocess
 import sys
@@ -92,7 +93,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "lmdb": ("kvstore.storage",),
     "crcmod": ("kvstore.storage",),
     "google_crc32c": ("kvstore.storage",),
-    "click": ("kvstore.cli", "kvcluster"),
+    "click": ("kvstore.cli",),
     "rich": ("kvstore.cli", "kvcluster"),
     "prometheus_client": ("kvstore.server",),
     "kvcluster": ("kvstore.cli", "kvcluster"),
@@ -292,6 +293,28 @@ KNOWN = frozenset(module.name for module in ours())
 def test_every_module_obeys_the_import_law() -> None:
     """Goal: the arrows between packages point one way, and the pure ones stay pure."""
     assert "\n".join(faults(ours(), KNOWN)) == ""
+
+
+def drawn() -> list[str]:
+    """The packages of ``kvstore`` in the order of docs/architecture.md's tree."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    _, _, rest = text.partition("\nkvstore/\n")
+    lines = itertools.takewhile(lambda it: it.startswith("  "), rest.splitlines())
+    names = itertools.chain(*(re.findall(r"\w+(?=/|\.py)", it[:24]) for it in lines))
+    return [f"kvstore.{name}" for name in names]
+
+
+def test_the_table_is_the_one_that_the_architecture_draws() -> None:
+    """Goal: what stands there is true: within ``kvstore`` all arrows point up."""
+    order = drawn()
+    assert set(order) == {row for row in MAY_IMPORT if row.startswith("kvstore.")}
+    for row, allowed in MAY_IMPORT.items():
+        if row not in order or row == "kvstore.cli":
+            continue  # the command, last in the list, may import everything
+        above = order[: order.index(row)]
+        for name in allowed - {row}:
+            assert any(covers(it, name) for it in above), (row, name)
+    assert order[-1] == "kvstore.cli"
 
 
 BREACHES = [
