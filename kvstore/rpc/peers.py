@@ -87,10 +87,15 @@ class PeerTransport:
         codec: PeerCodec,
         on_messages: Callable[[list[PeerMessage]], None],
         on_disconnect: Callable[[NodeId], None],
+        on_failure: Callable[[BaseException], None],
         options: PeerOptions | None = None,
         chance: random.Random | None = None,
     ) -> None:
-        """``addresses``: where to dial each other member."""
+        """``addresses``: where to dial each other member.
+
+        ``on_failure`` is called if a link ends by a defect of ours: nobody dials that
+        peer any more.
+        """
         assert identity.node_id not in addresses, "a member does not dial itself"
         self._codec = codec
         self._on_disconnect = on_disconnect
@@ -107,6 +112,7 @@ class PeerTransport:
                 chance=chance,
                 on_accepted=self._accepted,
                 on_ended=self._ended,
+                on_failure=on_failure,
             )
             for node_id, address in sorted(addresses.items())
         }
@@ -208,6 +214,7 @@ class _Link:
         chance: random.Random,
         on_accepted: Callable[[NodeId], None],
         on_ended: Callable[[NodeId], None],
+        on_failure: Callable[[BaseException], None],
     ) -> None:
         self.connected = False
         self.queue = PeerQueue(
@@ -229,17 +236,23 @@ class _Link:
         self._chance = chance
         self._on_accepted = on_accepted
         self._on_ended = on_ended
+        self._on_failure = on_failure
         self._task: asyncio.Task[None] | None = None
         self._last_refusal = ""
 
     def start(self) -> None:
         assert self._task is None, "started twice"
         self._task = asyncio.create_task(self._run(), name=f"peer {self._to}")
+        self._task.add_done_callback(self._done)
 
     async def close(self) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_failure(error)
 
     async def _run(self) -> None:
         backoff_s = self._options.backoff_s_min

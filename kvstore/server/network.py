@@ -60,6 +60,7 @@ class Network:
             codec=PeerCodec(entry_crc=entry_crc),
             on_messages=node.receive,
             on_disconnect=node.peer_disconnected,
+            on_failure=node.fail_stop.task_failed,
             options=peer_options(node.config),
         )
         self._stopping: asyncio.Task[None] | None = None
@@ -117,7 +118,12 @@ class Network:
         """What the standard health service says: whether a leader is known."""
         task = asyncio.create_task(self._set_health(serving))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._health_told)
+
+    def _health_told(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._node.fail_stop.task_failed(error)
 
     async def _set_health(self, serving: bool) -> None:
         """In the order of the calls: the servicer's locks are fair."""

@@ -24,6 +24,7 @@ from kvstore.replica.effects import (
 )
 from kvstore.replica.messages import ForwardWrites, PeerMessage
 from kvstore.replica.replica import Replica
+from kvstore.server.fail_stop import FailStop
 from kvstore.server.log_thread import LogThread
 from kvstore.server.logs import log_event
 from kvstore.server.loop_calls import STORAGE_FAILURES, LoopCalls
@@ -75,7 +76,7 @@ class Node:
         self._requests = Requests()
         self._inbox: list[list[PeerMessage] | NodeId] = []
         self._poll_due = False
-        self._fail_stop = _FailStop(self)
+        self.fail_stop = FailStop(self._fail)
         self._resources = AsyncExitStack()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running = False
@@ -369,7 +370,7 @@ class Node:
         self.poll_soon()
 
     def _on_persisted(self, number: ReadyNumber) -> None:
-        with self._fail_stop:
+        with self.fail_stop:
             self.replica.persisted(number)
         # At once: acknowledgements wait for this, and so does the next batch.
         self._poll()
@@ -377,7 +378,7 @@ class Node:
     def _on_applied(self, applied: Applied) -> None:
         self.applied_revision = applied.revision
         self.compact_revision = applied.compact_revision
-        with self._fail_stop:
+        with self.fail_stop:
             self.replica.applied(
                 applied.last,
                 results=applied.results,
@@ -387,7 +388,7 @@ class Node:
         self.poll_soon()
 
     def _on_read(self, done: ReadDone) -> None:
-        with self._fail_stop:
+        with self.fail_stop:
             self._requests.answer(done.ticket, done.results, done.revision, None)
         if self._drained is not None:
             self.poll_soon()
@@ -400,7 +401,7 @@ class Node:
         due = 1 + max(0, int((self._loop.time() - self._next_tick) / interval))
         self._next_tick += due * interval
         self._tick_timer = self._loop.call_at(self._next_tick, self._on_tick)
-        with self._fail_stop:
+        with self.fail_stop:
             for _ in range(min(due, 1 + MISSED_TICKS_MAX)):
                 self.replica.tick()
         self._poll()
@@ -418,7 +419,7 @@ class Node:
         self._poll_due = False
         if not self._running:
             return
-        with self._fail_stop:
+        with self.fail_stop:
             inbox, self._inbox = self._inbox, []
             for news in inbox:
                 if isinstance(news, list):
@@ -470,29 +471,3 @@ class Node:
     def _tell_health(self, *, serving: bool) -> None:
         if self.network is not None:
             self.network.tell_health(serving=serving and self._closing is None)
-
-
-class _FailStop:
-    """Around all that the replica decides: what goes wrong there ends the node.
-
-    A half-changed replica must not decide anything more. A failure of storage ends
-    here; a defect of ours goes on to the event loop's exception handler too.
-    """
-
-    __slots__ = ("_node",)
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        if error is None:
-            return False
-        self._node._fail(error)  # noqa: SLF001 - a part of it
-        return isinstance(error, STORAGE_FAILURES)

@@ -37,6 +37,7 @@ class Member:
         self.received: list[PeerMessage] = []
         self.frames: list[int] = []
         self.disconnected: list[NodeId] = []
+        self.failures: list[BaseException] = []
         self.server: grpc.aio.Server | None = None
         self.transport: PeerTransport
         self.port = 0
@@ -49,6 +50,7 @@ class Member:
             codec=PeerCodec(entry_crc=entry_crc),
             on_messages=self._on_messages,
             on_disconnect=self._on_disconnect,
+            on_failure=self._on_failure,
             options=PeerOptions(**options),
         )
 
@@ -89,6 +91,10 @@ class Member:
 
     def _on_disconnect(self, node_id: NodeId) -> None:
         self.disconnected.append(node_id)
+        self._changed.set()
+
+    def _on_failure(self, error: BaseException) -> None:
+        self.failures.append(error)
         self._changed.set()
 
 

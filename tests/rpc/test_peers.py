@@ -13,6 +13,7 @@ import pytest
 from kvstore.errors import ConfigError
 from kvstore.raft.messages import AppendEntries, Entry, EntryId, EntryKind, Heartbeat
 from kvstore.replica.messages import ForwardWrites
+from kvstore.rpc.peer_queue import PeerQueue
 from kvstore.rpc.peers import (
     CLUSTER_METADATA_KEY,
     FROM_METADATA_KEY,
@@ -285,6 +286,27 @@ def test_garbage_ends_the_stream_and_nothing_else(member: Any) -> None:
     asyncio.run(scenario())
 
 
+def test_a_link_that_ends_by_a_defect_is_reported(
+    pair: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the peer would be dialled no more, and nobody would know why."""
+
+    def broken(_: object) -> bytes:
+        raise ZeroDivisionError("our bug")
+
+    async def scenario() -> None:
+        async with pair() as (one, two):
+            monkeypatch.setattr(PeerQueue, "next_frame", broken)
+            one.transport.send([one.beat(2)])
+            await one.until(lambda: len(one.failures) == 1)
+            assert isinstance(one.failures[0], ZeroDivisionError)
+        # To be closed is no failure.
+        assert two.failures == []
+        assert len(one.failures) == 1
+
+    asyncio.run(scenario())
+
+
 PEER_PROCESS = """
     import asyncio, sys
     from kvstore.replica.interfaces import Identity
@@ -298,6 +320,7 @@ PEER_PROCESS = """
             codec=PeerCodec(entry_crc=lambda *_: 0),
             on_messages=print,
             on_disconnect=print,
+            on_failure=print,
         )
         async with transport:
             while not transport.is_connected(1):

@@ -284,7 +284,7 @@ def test_a_defect_in_the_replica_ends_the_node(
     "method",
     [
         pytest.param("kvstore.rpc.peer_queue.PeerQueue.next_frame", id="link"),
-        pytest.param("kvstore.server.network.Network._set_health", id="health"),
+        pytest.param("kvstore.server.network.HealthServicer.set", id="health"),
     ],
 )
 def test_a_defect_in_a_task_of_the_network_ends_the_node(
@@ -297,7 +297,7 @@ def test_a_defect_in_a_task_of_the_network_ends_the_node(
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: seen.append(context["exception"]))
         one, two = configs(tmp_path, 2)
-        async with Node(one) as first, Node(two) as second:
+        async with Node(one) as first, Node(two):
             await eventually(lambda: first.replica.raft.leader_id is not None)
             monkeypatch.setattr(method, broken)
             first.observer.observe([LeaderChanged(term=Term(99), leader_id=None)])
@@ -307,7 +307,6 @@ def test_a_defect_in_a_task_of_the_network_ends_the_node(
             answer = await first.operate(writes("a"))
             assert isinstance(error_from_pb(answer.error), Closed)
             monkeypatch.undo()
-            del second
 
     run(scenario())
 
