@@ -116,7 +116,13 @@ def cluster() -> None:
     """
 
 
-@cluster.command()
+@cluster.command(
+    epilog=examples(
+        "kvstore cluster up",
+        "kvstore cluster up --nodes 5 --dir five",
+        "kvstore cluster up --election-timeout-ms 1000",
+    )
+)
 @directory_option
 @click.option(
     "--nodes",
@@ -193,7 +199,9 @@ def up(
     note(f"export KVSTORE_ENDPOINTS={','.join(local.endpoints)}")
 
 
-@cluster.command()
+@cluster.command(
+    epilog=examples("kvstore cluster down", "kvstore cluster down --grace 1")
+)
 @directory_option
 @click.option(
     "--grace",
@@ -216,7 +224,9 @@ def down(*, directory: Path, grace_s: float, output: OutputFormat) -> None:
         click.echo(f"Stopped {plural(running, 'node')}; the data stays in {directory}")
 
 
-@cluster.command()
+@cluster.command(
+    epilog=examples("kvstore cluster status", "kvstore cluster status --json")
+)
 @directory_option
 @output_option
 @click.pass_context
@@ -235,11 +245,20 @@ def status(context: click.Context, *, directory: Path, output: OutputFormat) -> 
 
 
 def _node_command(
-    name: str, verb: Callable[[LocalCluster, str], int], *, done: str, help_text: str
+    name: str,
+    verb: Callable[[LocalCluster, str], int],
+    *,
+    done: str,
+    help_text: str,
+    nodes: tuple[str, ...],
 ) -> None:
-    """Add a command that does one thing to one node."""
+    """Add a command that does one thing to one node. ``nodes`` are its examples."""
 
-    @cluster.command(name, help=f"{help_text}\n\n{_NODE_HELP}")
+    @cluster.command(
+        name,
+        help=f"{help_text}\n\n{_NODE_HELP}",
+        epilog=examples(*(f"kvstore cluster {name} {each}" for each in nodes)),
+    )
     @click.argument("node")
     @directory_option
     @output_option
@@ -260,28 +279,38 @@ _node_command(
     LocalCluster.kill,
     done="Killed",
     help_text="Kill a node at once (SIGKILL), as a crash would.",
+    nodes=("leader", "follower", "2 --dir demo"),
 )
 _node_command(
     "pause",
     LocalCluster.pause,
     done="Paused",
     help_text="Freeze a node (SIGSTOP): it keeps its connections and says nothing.",
+    nodes=("leader", "2 --dir demo"),
 )
 _node_command(
     "resume",
     LocalCluster.resume,
     done="Resumed",
     help_text="Let a paused node run on (SIGCONT).",
+    nodes=("2", "2 --dir demo"),
 )
 _node_command(
     "restart",
     _restart,
     done="Restarted",
     help_text="Stop a node if it runs, start it, and wait until it answers.",
+    nodes=("2", "follower --dir demo"),
 )
 
 
-@cluster.command()
+@cluster.command(
+    epilog=examples(
+        "kvstore cluster logs leader",
+        "kvstore cluster logs 2 --lines 10",
+        "kvstore cluster logs 2 --all",
+    )
+)
 @click.argument("node")
 @directory_option
 @click.option(
@@ -303,10 +332,15 @@ def logs(*, node: str, directory: Path, lines: int, everything: bool) -> None:
     click.echo(local.logs(node_id, lines=None if everything else lines), nl=False)
 
 
-@cluster.command()
+@cluster.command(
+    epilog=examples(
+        "kvstore cluster destroy", "kvstore cluster destroy --yes --dir demo"
+    )
+)
 @directory_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def destroy(*, directory: Path, yes: bool) -> None:
+@output_option
+def destroy(*, directory: Path, yes: bool, output: OutputFormat) -> None:
     """Kill every node and delete the directory with all data."""
     local = LocalCluster.load(directory)
     if not yes:
@@ -315,8 +349,12 @@ def destroy(*, directory: Path, yes: bool) -> None:
             abort=True,
             err=True,
         )
+    running = len(local.processes())
     local.destroy()
-    click.echo(f"Destroyed the cluster in {directory}")
+    if output is OutputFormat.JSON:
+        print_json({"directory": str(local.directory), "stopped": running})
+    else:
+        click.echo(f"Destroyed the cluster in {directory}")
 
 
 def _status_json(local: LocalCluster, status: ClusterStatus) -> dict[str, Json]:

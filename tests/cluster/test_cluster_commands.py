@@ -84,7 +84,10 @@ def test_a_cluster_from_up_to_destroy(tmp_path: Path) -> None:
         assert read.strip() == "hello"
     finally:
         processes = LocalCluster.load(directory).processes()
-        succeed("cluster", "destroy", "--yes", directory=directory)
+        destroyed = json.loads(
+            succeed("cluster", "destroy", "--yes", "--json", directory=directory)
+        )
+    assert destroyed == {"directory": str(directory), "stopped": 3}
     assert len(processes) == 3
     assert not any(process.is_alive() for process in processes)
     assert not directory.exists()
