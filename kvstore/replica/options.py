@@ -17,8 +17,6 @@ class ReplicaOptions:
     """Commands that wait for a log write, or for a leader; past it: ``Busy``."""
     waiting_write_bytes_max: int = 64 << 20
     """Bytes of the same."""
-    waiting_reads_max: int = 65_536
-    """Read requests that wait for confirmation; past it: ``Busy``."""
     orphan_ticks: int = 25
     """After a leader change the outcome of a write in flight is awaited this long."""
     forwarded_patience_ticks: int = 100
@@ -34,7 +32,6 @@ class ReplicaOptions:
             "entry_bytes_max",
             "waiting_writes_max",
             "waiting_write_bytes_max",
-            "waiting_reads_max",
             "orphan_ticks",
             "forwarded_patience_ticks",
             "leaderless_patience_ticks",

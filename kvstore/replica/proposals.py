@@ -272,23 +272,13 @@ class WaitingRead:
 class WaitingReads:
     """Reads: to be asked for, being confirmed, or confirmed and awaiting the apply."""
 
-    count_max: int
     fresh: list[WaitingRead] = field(default_factory=list)
+    """Not asked for yet."""
     refused: list[WaitingRead] = field(default_factory=list)
     """Asked for in vain. They wait for the next tick: to ask whom one believes to lead,
     and who does not, again at once would go on as fast as the network can."""
     rounds: dict[int, ReadRound] = field(default_factory=dict)
     confirmed: list[tuple[LogIndex, ReadRound]] = field(default_factory=list)
-
-    def add(self, read: WaitingRead) -> None:
-        """Raises ``Busy`` (definite) past the bound."""
-        if self._count() >= self.count_max:
-            raise Busy(
-                f"{self.count_max} reads wait already",
-                queue="waiting_reads",
-                maximum=self.count_max,
-            )
-        self.fresh.append(read)
 
     def round_failed(self, request_id: int) -> None:
         """Its reads wait for another."""
@@ -336,10 +326,6 @@ class WaitingReads:
                 expired += late
                 reads[:] = [read for read in reads if read.deadline_tick > tick]
         return expired
-
-    def _count(self) -> int:
-        asked = [*self.rounds.values(), *(r for _, r in self.confirmed)]
-        return len(self.fresh) + len(self.refused) + sum(len(r.reads) for r in asked)
 
 
 def not_taken() -> Unavailable:

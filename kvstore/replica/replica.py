@@ -106,7 +106,7 @@ class Replica:
             bytes_max=options.waiting_write_bytes_max,
         )
         self._doubted: set[NodeId] = set()
-        self._reads = WaitingReads(options.waiting_reads_max)
+        self._reads = WaitingReads()
         self._after_persist: dict[ReadyNumber, tuple[Message, ...]] = {}
         self._compaction_pending = compaction_pending
         self._draining = False
@@ -152,10 +152,10 @@ class Replica:
     def read(self, ticket: Ticket, *, patience_ticks: int) -> None:
         """Ask for a linearizable read; one Read or Fail will name the ticket.
 
-        Raises:
-            Busy: a bound was reached.
+        The caller bounds how many wait: a read is its to serve too, and counts until it
+        is answered, of which nothing is said here.
         """
-        self._reads.add(WaitingRead(ticket, self._tick + patience_ticks))
+        self._reads.fresh.append(WaitingRead(ticket, self._tick + patience_ticks))
 
     def persisted(self, number: ReadyNumber) -> None:
         """The log write is on the medium."""

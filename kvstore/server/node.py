@@ -321,7 +321,6 @@ class Node:
         ranges = check_reads(reads, self._limits)
         maximum = self.config.waiting_reads_max
         if self._requests.reads >= maximum:
-            # The replica's bound ends where the state thread's queue begins.
             message = f"{maximum} reads wait already"
             raise Busy(message, queue="waiting_reads", maximum=maximum)
         ticket = self._requests.next_ticket()

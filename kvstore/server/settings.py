@@ -23,7 +23,6 @@ def replica_options(config: Config) -> ReplicaOptions:
         entry_bytes_max=config.entry_bytes_max,
         waiting_writes_max=config.waiting_writes_max,
         waiting_write_bytes_max=config.waiting_write_bytes_max,
-        waiting_reads_max=config.waiting_reads_max,
         orphan_ticks=max(1, election_ticks // 2),
         forwarded_patience_ticks=2 * election_ticks,
         leaderless_patience_ticks=election_ticks,

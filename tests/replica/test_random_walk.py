@@ -46,7 +46,6 @@ class Walk:
             raft=raft,
             entry_bytes_max=choose([1, 60, 1 << 20]),
             waiting_writes_max=choose([3, 65_536]),
-            waiting_reads_max=choose([3, 65_536]),
             orphan_ticks=choose([1, 5, 25]),
             forwarded_patience_ticks=choose([3, 40]),
             leaderless_patience_ticks=choose([5, 40]),

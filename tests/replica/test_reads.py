@@ -1,10 +1,6 @@
 """Linearizable reads: confirmed, then released behind what they must see."""
 
-from dataclasses import replace
-
-import pytest
-
-from kvstore.errors import Busy, Unavailable
+from kvstore.errors import Unavailable
 from kvstore.raft.messages import (
     AppendEntries,
     Heartbeat,
@@ -179,26 +175,6 @@ def test_a_confirmed_read_expires_while_its_index_is_not_applied() -> None:
     cluster.fsync(3)
     cluster.settle()
     assert cluster.shells[NodeId(3)].of_kind(Read) == []
-
-
-def test_waiting_reads_are_bounded_wherever_they_wait() -> None:
-    cluster = Cluster(3, options=replace(OPTIONS, waiting_reads_max=3))
-    cluster.read(1)  # no leader: not asked for yet
-    cluster.elect(2)
-    cluster.tick_all()
-    cluster.shells[NodeId(1)].slow_disk = True
-    cluster.submit(2, put("a"))
-    cluster.settle()
-    cluster.read(1)
-    cluster.settle()  # confirmed, and waits for the apply
-    cluster.read(1)
-    cluster.read(1, poll=False)
-    with pytest.raises(Busy) as refused:
-        cluster.read(1)
-    assert (refused.value.queue, refused.value.maximum) == ("waiting_reads", 3)
-    cluster.fsync(1)
-    cluster.settle()
-    cluster.read(1)
 
 
 def test_a_new_leader_confirms_no_read_before_it_committed_an_entry_of_its_own() -> (
