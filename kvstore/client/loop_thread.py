@@ -2,13 +2,15 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Generic, TypeVar
 
-from kvstore.errors import Closed
+from kvstore.errors import Closed, OutcomeUnknown
 from kvstore.event_loop import new_event_loop
 
 _T = TypeVar("_T")
@@ -47,6 +49,7 @@ class LoopThread(Generic[_T]):
 
         Raises:
             Closed: it was not run. Definite.
+            OutcomeUnknown: it was cancelled in the loop, wherever it was then.
         """
         if os.getpid() != self._process_id:
             message = "it was opened before this process was forked: open it in each"
@@ -57,7 +60,7 @@ class LoopThread(Generic[_T]):
         try:
             return _result(future)
         except concurrent.futures.CancelledError as error:
-            raise Closed("it was closed during the call") from error
+            raise OutcomeUnknown("it was cancelled during the call") from error
         finally:
             future.cancel()
 
@@ -73,23 +76,32 @@ class LoopThread(Generic[_T]):
         return self._running
 
     def close(self) -> None:
-        """Leave the context and end the thread. Twice is fine."""
+        """Leave the context and end the thread. Raises what leaving raises.
+
+        Twice is fine. An interrupt ends the wait, not the leaving: that goes on, and a
+        second ``close`` waits for it again.
+        """
         if os.getpid() != self._process_id:
             return  # the parent's to close
         with self._lock:
-            if not self._closed:
-                self._closed = True
-                if self._running is not None:
-                    self._running.stop()
+            self._closed = True
+            if self._running is not None:
+                self._running.stop()
 
 
 class _Running(Generic[_T]):
-    """The thread, its loop, and what was entered in it."""
+    """The thread, its loop, and what was entered in it.
+
+    The loop's main task enters and leaves: no wait in another thread that is given up
+    can break either off half-way.
+    """
 
     def __init__(self, context: AbstractAsyncContextManager[_T]) -> None:
         self._context = context
-        self._loop: concurrent.futures.Future[asyncio.AbstractEventLoop]
-        self._loop = concurrent.futures.Future()
+        self._begun: concurrent.futures.Future[asyncio.Task[None]]
+        self._begun = concurrent.futures.Future()
+        self._ready: concurrent.futures.Future[_T] = concurrent.futures.Future()
+        self._ended: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(
             target=self._serve, name="kvstore-loop", daemon=True
@@ -97,43 +109,79 @@ class _Running(Generic[_T]):
         self.entered: _T
 
     def start(self) -> None:
-        self._thread.start()
+        """Raises what entering raises. Nothing is left running then."""
         try:
-            self.entered = self._wait(self._context.__aenter__())
+            self._start_thread()
+            self.entered = _result(self._ready)
         except BaseException:
-            self._end()
+            self._abandon()
             raise
 
     def submit(
         self, work: Coroutine[object, object, _R]
     ) -> concurrent.futures.Future[_R]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop.result())
+        return asyncio.run_coroutine_threadsafe(work, self._begun.result().get_loop())
 
     def stop(self) -> None:
-        try:
-            self._wait(self._context.__aexit__(None, None, None))
-        finally:
-            self._end()
+        with contextlib.suppress(RuntimeError):  # the loop has ended before
+            self._begun.result().get_loop().call_soon_threadsafe(self._stop.set)
+        self._join()
+        self._ended.result()
 
-    def _wait(self, work: Coroutine[object, object, _R]) -> _R:
-        future = self.submit(work)
+    def _start_thread(self) -> None:
         try:
-            return _result(future)
-        finally:
-            future.cancel()
+            self._thread.start()
+        except RuntimeError as error:  # the system has none to give
+            self._fail(error)
 
-    def _end(self) -> None:
-        self._loop.result().call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+    def _abandon(self) -> None:
+        """Entering failed, or is not waited for any more."""
+        if self._begun.exception() is None:
+            main = self._begun.result()
+            with contextlib.suppress(RuntimeError):  # the loop has ended before
+                main.get_loop().call_soon_threadsafe(main.cancel)
+        self._join()
+
+    def _join(self) -> None:
+        # Not in ``join``: one that is interrupted takes the thread for ended (3.11).
+        while not self._ended.done():
+            concurrent.futures.wait((self._ended,), INTERRUPT_S)
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _serve(self) -> None:
-        # The runner cancels what is left, and ends generators and executors.
-        with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            self._loop.set_result(runner.get_loop())
-            runner.run(self._until_stopped())
+        with contextlib.ExitStack() as stack:
+            stack.push(self._end)
+            # The runner cancels what is left, and ends generators and executors.
+            runner = stack.enter_context(asyncio.Runner(loop_factory=new_event_loop))
+            runner.run(self._main())
 
-    async def _until_stopped(self) -> None:
-        await self._stop.wait()
+    def _end(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        """What ended the thread is raised in those that wait for it, and not here."""
+        del kind, trace  # the error has both
+        if error is not None:
+            self._fail(error)
+        else:
+            self._ended.set_result(None)
+        return True
+
+    def _fail(self, error: BaseException) -> None:
+        for waited_for in (self._begun, self._ready, self._ended):
+            if not waited_for.done():
+                waited_for.set_exception(error)
+
+    async def _main(self) -> None:
+        main = asyncio.current_task()
+        assert main is not None
+        self._begun.set_result(main)
+        async with self._context as entered:
+            self._ready.set_result(entered)
+            await self._stop.wait()
 
 
 def _result(future: concurrent.futures.Future[_R]) -> _R:

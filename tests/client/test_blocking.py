@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import inspect
 import signal
 import subprocess
@@ -50,6 +51,10 @@ def node_in_a_thread(fake_nodes: Any) -> Iterator[Any]:
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join(10)
+
+
+def loop_threads() -> list[threading.Thread]:
+    return [it for it in threading.enumerate() if it.name == "kvstore-loop"]
 
 
 def public(of: type) -> dict[str, Any]:
@@ -165,7 +170,7 @@ def test_closing_from_several_threads_waits_until_it_is_closed(fake_nodes: Any) 
         client.put("k", "v")
         for done in [pool.submit(client.close) for _ in range(4)]:
             done.result(10)
-        assert not any(t.name == "kvstore-loop" for t in threading.enumerate())
+        assert not loop_threads()
 
 
 def test_calls_racing_with_a_close_end_at_once(fake_nodes: Any) -> None:
@@ -217,7 +222,7 @@ def test_an_interrupted_call_ends_and_the_client_goes_on(
             client.put("k", "v", timeout_s=60)
         node.script = lambda _: None
         assert client.put("other", "v").revision == 2
-        (thread,) = [t for t in threading.enumerate() if t.name == "kvstore-loop"]
+        (thread,) = loop_threads()
         assert thread.is_alive()
 
 
@@ -232,7 +237,125 @@ def test_an_interrupt_while_a_store_opens_leaves_no_thread() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         Client.holding(never)
-    assert not any(t.name == "kvstore-loop" for t in threading.enumerate())
+    assert not loop_threads()
+
+
+def test_an_interrupted_close_goes_on_and_can_be_waited_for() -> None:
+    """Goal: Ctrl-C leaves no directory locked and no thread behind. Method: leaving
+    interrupts who waits for it, and then takes until it is told to go on."""
+    main = threading.main_thread().ident
+    assert main is not None
+    go_on = threading.Event()
+    left: list[bool] = []
+
+    @contextlib.asynccontextmanager
+    async def entered() -> AsyncIterator[AsyncClient]:
+        yield AsyncClient(["127.0.0.1:1"])
+        signal.pthread_kill(main, signal.SIGINT)
+        left.append(await asyncio.to_thread(go_on.wait, 10))
+
+    client = Client.holding(entered)
+    with pytest.raises(KeyboardInterrupt):
+        client.close()
+    with pytest.raises(Closed):
+        client.put("k", "v")
+    assert left == []
+    go_on.set()
+    client.close()
+    assert left == [True]
+    assert not loop_threads()
+
+
+def test_what_leaving_raises_reaches_the_caller() -> None:
+    @contextlib.asynccontextmanager
+    async def entered() -> AsyncIterator[AsyncClient]:
+        yield AsyncClient(["127.0.0.1:1"])
+        raise OSError(errno.EIO, "it broke")
+
+    client = Client.holding(entered)
+    with pytest.raises(OSError, match="it broke"):
+        client.close()
+    assert not loop_threads()
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ("new_event_loop", OSError(errno.EMFILE, "too many open files")),
+        ("threading.Thread.start", RuntimeError("can't start new thread")),
+    ],
+    ids=["loop", "thread"],
+)
+def test_what_cannot_be_started_is_said(
+    monkeypatch: pytest.MonkeyPatch, what: str, error: Exception
+) -> None:
+    """Goal: a process without descriptors or threads left learns that, and does not
+    hang. Method: call from a thread beside the test, which could be left behind."""
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    client = Client(["127.0.0.1:1"])
+    raised: list[BaseException] = []
+    begin = threading.Event()
+
+    def call() -> None:
+        begin.wait(5)
+        for _ in range(2):
+            try:
+                client.put("k", "v")
+            except (OSError, RuntimeError, KVStoreError) as it:
+                raised.append(it)
+
+    caller = threading.Thread(target=call, daemon=True)
+    caller.start()
+    monkeypatch.setattr(f"kvstore.client.loop_thread.{what}", refuse)
+    begin.set()
+    caller.join(5)
+    assert not caller.is_alive()
+    assert [type(it) for it in raised] == [type(error), Closed]
+    client.close()
+    assert not loop_threads()
+
+
+def test_a_call_that_is_cancelled_in_the_loop_may_have_been_carried_out() -> None:
+    """Goal: only what was certainly not applied is called so."""
+
+    class Cancelling:
+        async def put(self, *_: object, **__: object) -> None:
+            raise asyncio.CancelledError
+
+    @contextlib.asynccontextmanager
+    async def entered() -> AsyncIterator[Any]:
+        yield Cancelling()
+
+    with Client.holding(entered) as client, pytest.raises(OutcomeUnknown):
+        client.put("k", "v")
+
+
+def test_who_waits_while_it_is_closed_hears_what_became_of_it() -> None:
+    """Goal: what is known of an operation is not lost in a loop that ends."""
+    begun = threading.Event()
+
+    class Waiting:
+        async def put(self, *_: object, **__: object) -> None:
+            self.answer = asyncio.get_running_loop().create_future()
+            begun.set()
+            await self.answer
+
+    @contextlib.asynccontextmanager
+    async def entered() -> AsyncIterator[Any]:
+        client = Waiting()
+        yield client
+        client.answer.set_exception(Unavailable("not applied"))
+
+    with ThreadPoolExecutor(1) as pool:
+        client = Client.holding(entered)
+        put = pool.submit(client.put, "k", "v")
+        assert begun.wait(10)
+        client.close()
+        with pytest.raises(Unavailable, match="not applied"):
+            put.result(10)
 
 
 def test_what_entering_raises_reaches_the_caller() -> None:
@@ -243,7 +366,7 @@ def test_what_entering_raises_reaches_the_caller() -> None:
 
     with pytest.raises(ConfigError, match="no good"):
         Client.holding(broken)
-    assert not any(t.name == "kvstore-loop" for t in threading.enumerate())
+    assert not loop_threads()
 
 
 def test_constructing_a_client_starts_nothing() -> None:
@@ -290,8 +413,8 @@ def test_a_program_may_end_without_closing(tmp_path: Path) -> None:
 
 
 def test_no_thread_is_left(fake_nodes: Any) -> None:
-    before = {thread.name for thread in threading.enumerate()}
-    with Client(["127.0.0.1:1"]):
-        pass
-    assert {t.name for t in threading.enumerate()} <= before | {"kvstore-loop"}
-    assert not any(t.name == "kvstore-loop" for t in threading.enumerate())
+    with node_in_a_thread(fake_nodes) as node:
+        with Client(node.address) as client:
+            client.put("k", "v")
+            assert loop_threads()
+        assert not loop_threads()
