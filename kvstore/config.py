@@ -111,25 +111,14 @@ class Config:
                 "value, and 1 KiB around them"
             )
         for name in ("listen", "metrics"):
-            self._check_address(name)
+            if (address := getattr(self, name)) is not None:
+                check_bindable(name, address, insecure=self.insecure)
 
     def _check_ranges(self) -> None:
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ConfigError(f"{name} is {value}; it must be {low} to {high}")
-
-    def _check_address(self, name: str) -> None:
-        address = getattr(self, name)
-        if address is None:
-            return
-        check_address(name, address)
-        if not self.insecure and not is_loopback(address):
-            raise ConfigError(
-                f"{name} {address} is not a loopback address, and there is no TLS yet: "
-                "anybody who reaches it could read and write everything. Pass "
-                "--insecure (Config(insecure=True)) if the network is trusted"
-            )
 
 
 RANGES: Mapping[str, tuple[float, float]] = {
@@ -167,6 +156,17 @@ def check_address(name: str, address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65_535:
         raise ConfigError(f"{name} is {address!r}; it must read HOST:PORT")
+
+
+def check_bindable(name: str, address: str, *, insecure: bool) -> None:
+    """Raises ``ConfigError`` unless a node may serve at ``address``."""
+    check_address(name, address)
+    if not insecure and not is_loopback(address):
+        raise ConfigError(
+            f"{name} {address} is not a loopback address, and there is no TLS yet: "
+            "anybody who reaches it could read and write everything. Pass "
+            "--insecure (Config(insecure=True)) if the network is trusted"
+        )
 
 
 def is_loopback(address: str) -> bool:

@@ -11,7 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
-from kvstore.config import MIB, Config, check_address, is_loopback
+from kvstore.config import MIB, Config, check_bindable
 from kvstore.errors import ConfigError, NotLeader
 from kvstore.pb import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc, peer_pb2
 from kvstore.replica.messages import ForwardReply, ForwardWrites, PeerMessage
@@ -101,13 +101,7 @@ class Network:
         node = self._node
         own = {m.node_id: m.address for m in node.stores.members}[node.node_id]
         wanted = node.config.listen or own
-        check_address("listen", wanted)
-        if not node.config.insecure and not is_loopback(wanted):
-            raise ConfigError(
-                f"{wanted} is not a loopback address, and there is no TLS yet: anybody "
-                "who reaches it could read and write everything. Pass --insecure "
-                "(Config(insecure=True)) if the network is trusted"
-            )
+        check_bindable("listen", wanted, insecure=node.config.insecure)
         return wanted
 
     def send(self, messages: Iterable[PeerMessage]) -> list[ForwardWrites]:
