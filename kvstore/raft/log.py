@@ -1,9 +1,9 @@
 """The log as the core sees it: a stable part it can only read, and an unstable tail."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from kvstore.raft.messages import Entry, EntryId
+from kvstore.raft.messages import Entry, EntryId, HardState
 from kvstore.types import LogIndex, Term
 
 
@@ -39,6 +39,36 @@ class StableLog(Protocol):
         At least one entry is returned if the range is not empty, however large it is.
         """
         ...
+
+
+def assert_appendable(
+    before: HardState,
+    after: HardState,
+    entries: Sequence[Entry],
+    *,
+    first_index: int,
+    last_index: int,
+    term: Callable[[LogIndex], Term],
+) -> None:
+    """Check what is about to replace all from its first entry's index on.
+
+    Hard state ``before`` and a log of ``first_index`` to ``last_index`` are durable;
+    ``after`` and ``entries`` are to be. Whoever makes them durable asks: what breaks
+    these rules is a defect of the core, and must not reach a disk. O(entries).
+    """
+    assert after.term >= before.term, "a term never goes back"
+    if after.term == before.term and before.vote is not None:
+        assert after.vote == before.vote, "one vote a term"
+    if not entries:
+        return
+    first = entries[0].index
+    assert first_index <= first <= last_index + 1, "a log has no gaps"
+    index, previous_term = first, term(LogIndex(first - 1))
+    for entry in entries:
+        assert entry.index == index, "entries are consecutive"
+        assert entry.term >= previous_term, "terms in a log never go back"
+        index, previous_term = LogIndex(index + 1), entry.term
+    assert previous_term <= after.term, "no entry comes from a term not yet reached"
 
 
 ENTRY_OVERHEAD_BYTES = 128

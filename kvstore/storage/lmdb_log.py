@@ -13,6 +13,7 @@ from threading import Lock
 from typing import Self
 
 from kvstore.errors import CorruptionError
+from kvstore.raft.log import assert_appendable
 from kvstore.raft.messages import Entry, HardState
 from kvstore.replica.interfaces import Identity
 from kvstore.storage.environment import (
@@ -35,7 +36,6 @@ from kvstore.storage.log_format import (
     LogCodecs,
     LogEnd,
     StoredHardState,
-    assert_appendable,
     entry_key,
     link,
     missing,

@@ -1,4 +1,4 @@
-"""What the Raft store's records say: bodies, their links, and the rules of appending.
+"""What the Raft store's records say: bodies, and how they are linked.
 
 Five databases, each a B-tree of its own, so that no single page holds both a fact and
 the fact that proves it:
@@ -22,7 +22,6 @@ order. Record ``term`` and ``index`` are the entry's; for a hard state, its term
 sequence.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from struct import Struct
@@ -231,28 +230,3 @@ class LogCodecs:
 def missing(codec: RecordCodec, key: bytes) -> CorruptionError:
     """The error for a record that must be there and is not."""
     return codec.corruption(key, "is missing", expected="a record", actual="none")
-
-
-def assert_appendable(
-    before: HardState,
-    after: HardState,
-    entries: Sequence[Entry],
-    *,
-    first_index: int,
-    last_index: int,
-    term: Callable[[LogIndex], Term],
-) -> None:
-    """The contract of ``LogStorage.append``; breaking it is a defect of the core."""
-    assert after.term >= before.term, "a term never goes back"
-    if after.term == before.term and before.vote is not None:
-        assert after.vote == before.vote, "one vote a term"
-    if not entries:
-        return
-    first = entries[0].index
-    assert first_index <= first <= last_index + 1, "a log has no gaps"
-    index, previous_term = first, term(LogIndex(first - 1))
-    for entry in entries:
-        assert entry.index == index, "entries are consecutive"
-        assert entry.term >= previous_term, "terms in a log never go back"
-        index, previous_term = LogIndex(index + 1), entry.term
-    assert previous_term <= after.term, "no entry comes from a term not yet reached"

@@ -7,8 +7,8 @@ takes the medium as it is, which is what a crash leaves behind.
 from collections.abc import Iterable, Sequence
 from typing import Self
 
+from kvstore.raft.log import assert_appendable
 from kvstore.raft.messages import Entry, HardState
-from kvstore.storage.log_format import assert_appendable
 from kvstore.types import LogIndex, Term
 
 
