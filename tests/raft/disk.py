@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from kvstore.raft.log import assert_appendable
 from kvstore.raft.messages import Entry, HardState
 from kvstore.types import LogIndex, NodeId, Term
 from tests.raft.pieces import entries_of
@@ -31,6 +32,9 @@ class Disk:
 
     def term(self, index: LogIndex) -> Term:
         self.term_reads += 1
+        return self._term_at(index)
+
+    def _term_at(self, index: LogIndex) -> Term:
         if index == 0:
             return Term(0)
         if index < 0:
@@ -52,10 +56,17 @@ class Disk:
         return tuple(taken)
 
     def append(self, hard_state: HardState | None, entries: Sequence[Entry]) -> None:
-        if hard_state is not None:
-            self.hard_state = hard_state
+        after = hard_state or self.hard_state
+        assert_appendable(
+            self.hard_state,
+            after,
+            entries,
+            first_index=self.first_index,
+            last_index=self.last_index,
+            term=self._term_at,
+        )
+        self.hard_state = after
         if entries:
-            assert entries[0].index <= len(self.log) + 1, "a hole in the log"
             del self.log[entries[0].index - 1 :]
             self.log += entries
 

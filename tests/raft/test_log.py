@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvstore.raft.log import ENTRY_OVERHEAD_BYTES, RaftLog
-from kvstore.raft.messages import Entry
-from kvstore.types import LogIndex
+from kvstore.raft.messages import Entry, HardState
+from kvstore.types import LogIndex, NodeId, Term
 from tests.raft.disk import Disk
 from tests.raft.pieces import entries_of, entry_id
 
@@ -113,7 +113,7 @@ def test_a_write_in_flight_does_not_vouch_for_what_replaced_it() -> None:
 
 def test_replacing_durable_entries_puts_them_in_doubt() -> None:
     """From there on the disk must be written again before anything is acknowledged."""
-    disk = Disk([1, 1, 1])
+    disk = Disk([1, 1, 1], term=2)
     log = new_log(disk)
     log.truncate_after(LogIndex(1))
     assert log.stable_index == 1
@@ -125,7 +125,7 @@ def test_replacing_durable_entries_puts_them_in_doubt() -> None:
 
 def test_recent_entries_are_read_from_memory() -> None:
     """What is applied and replicated in step never comes from the disk."""
-    disk = Disk()
+    disk = Disk(term=1)
     log = new_log(disk)
     log.append(entries_of([1] * 10))
     write(log, disk)
@@ -137,7 +137,7 @@ def test_recent_entries_are_read_from_memory() -> None:
 
 def test_memory_is_bounded_and_the_disk_has_the_rest() -> None:
     """Only what is not durable must stay; reads go on below."""
-    disk = Disk()
+    disk = Disk(term=1)
     log = new_log(disk, cached_bytes_max=8 * (ENTRY_OVERHEAD_BYTES + 3))
     for first in range(1, 100):
         log.append(entries_of([1], first=first))
@@ -174,6 +174,26 @@ def test_terms_that_are_not_held_are_refused() -> None:
         new_log(Disk([1])).term(LogIndex(2))
 
 
+@pytest.mark.parametrize(
+    ("hard_state", "entries", "what"),
+    [
+        (HardState(term=Term(1), vote=None), (), "a term never goes back"),
+        (HardState(term=Term(2), vote=NodeId(3)), (), "one vote a term"),
+        (None, entries_of([2], first=4), "no gaps"),
+        (None, entries_of([1], first=3), "never go back"),
+        (None, entries_of([3], first=3), "not yet reached"),
+    ],
+)
+def test_a_disk_takes_only_what_a_core_may_write(
+    hard_state: HardState | None, entries: tuple[Entry, ...], what: str
+) -> None:
+    """So every test that drives a core to its disk checks the rules of appending."""
+    disk = Disk([1, 2], vote=2)
+    with pytest.raises(AssertionError, match=what):
+        disk.append(hard_state, entries)
+    assert (disk.terms(), disk.hard_state.vote) == ([1, 2], 2)
+
+
 Step = tuple[str, int]
 
 
@@ -193,7 +213,7 @@ def test_the_log_is_a_list_whatever_is_written_when(
 ) -> None:
     """Against a plain list, with a disk that lags: memory over disk reads as the list,
     and what is called durable is on the disk."""
-    disk, twin, term = Disk(), list[Entry](), 1
+    disk, twin, term = Disk(term=len(steps) + 1), list[Entry](), 1
     log = new_log(disk, cached_bytes_max=cached_bytes_max)
     in_flight: tuple[Entry, ...] | None = None
     for name, number in steps:
