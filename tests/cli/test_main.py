@@ -1,8 +1,6 @@
 """The command as a whole: cheap help, lazy commands, honest endings."""
 
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,19 +12,7 @@ from click.testing import CliRunner
 
 from kvstore.cli.lazy import LazyCommand, LazyGroup
 from kvstore.cli.main import KvstoreGroup, cli
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def python(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env={**os.environ, **variables},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+from tests.command_line import KVSTORE, ROOT, python
 
 
 def test_help_names_every_command_and_exit_code() -> None:
@@ -151,7 +137,7 @@ def test_an_uncaught_error_exits_as_a_bug_not_as_no() -> None:
 def test_a_reader_that_goes_away_is_not_an_answer() -> None:
     """click would exit with 1, which means 'no' here."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "kvstore.cli.main", "completion", "zsh"],
+        [*KVSTORE, "completion", "zsh"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=ROOT,

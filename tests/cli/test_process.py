@@ -1,11 +1,9 @@
 """The real command against a real node: init, serve, and every operation on it."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,34 +11,14 @@ from typing import Any
 
 import pytest
 
+from kvcluster.topology import free_ports
+from tests.command_line import KVSTORE, ROOT, environment
+from tests.command_line import kvstore_bytes as kvstore
+
 pytestmark = pytest.mark.process
 
-ROOT = Path(__file__).resolve().parents[2]
-KVSTORE = (sys.executable, "-m", "kvstore.cli.main")
 BINARY = bytes(range(256)) * 8
 LIMIT_S = 30
-
-
-def kvstore(
-    *arguments: str | bytes,
-    stdin: bytes = b"",
-    endpoints: str = "",
-    python_options: tuple[str, ...] = (),
-) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, *python_options, *KVSTORE[1:], *arguments]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("KVSTORE_")}
-    if endpoints:
-        environment["KVSTORE_ENDPOINTS"] = endpoints
-    return subprocess.run(
-        command, input=stdin, capture_output=True, env=environment, timeout=LIMIT_S
-    )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass(slots=True)
@@ -58,6 +36,7 @@ class ServedNode:
             stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
+            env=environment(),
         )
         assert self.process.stderr is not None
         said = []
@@ -87,7 +66,7 @@ class ServedNode:
         self, *arguments: str | bytes, stdin: bytes = b""
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a command against this node."""
-        return kvstore(*arguments, stdin=stdin, endpoints=self.address)
+        return kvstore(*arguments, stdin=stdin, KVSTORE_ENDPOINTS=self.address)
 
     def ok(self, *arguments: str | bytes, stdin: bytes = b"") -> bytes:
         """Run a command that succeeds and has nothing to add; its stdout."""
@@ -102,7 +81,8 @@ class ServedNode:
 
 def found(directory: Path, *, count: int = 1) -> list[ServedNode]:
     """Found the members of one cluster, in ``directory``/1 and so on."""
-    addresses = {number: f"127.0.0.1:{free_port()}" for number in range(1, count + 1)}
+    ports = enumerate(free_ports(count), 1)
+    addresses = {number: f"127.0.0.1:{port}" for number, port in ports}
     members = [f"--member={number}={address}" for number, address in addresses.items()]
     nodes = []
     for number, address in addresses.items():

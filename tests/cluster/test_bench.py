@@ -4,7 +4,6 @@ import asyncio
 import json
 import random
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ from kvcluster.bench.statistics import median, percentile
 from kvcluster.errors import ClusterError
 from kvcluster.scratch import Scratch, filesystem_of, scratch_directory
 from kvstore.errors import Unavailable
-
-LIMIT_S = 90
+from tests.command_line import kvstore
 
 
 def plan(**changes: float) -> Plan:
@@ -184,12 +182,7 @@ def test_a_missing_etcd_says_how_to_install_it(
 
 
 def bench(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "kvstore.cli.main", "bench", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-    )
+    done = kvstore("bench", *arguments)
     assert done.returncode == code, done.stderr
     return done
 

@@ -1,9 +1,7 @@
 """``kvstore cluster`` against real nodes, and its refusals without any."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +9,11 @@ import pytest
 
 from kvcluster.local import LocalCluster
 from kvcluster.topology import Topology
-
-LIMIT_S = 60
+from tests import command_line
 
 
 def kvstore(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("KVSTORE_")}
-    environment["KVSTORE_CLUSTER_DIR"] = str(directory)
-    return subprocess.run(
-        [sys.executable, "-m", "kvstore.cli.main", *arguments],
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        env=environment,
-        timeout=LIMIT_S,
-    )
+    return command_line.kvstore(*arguments, KVSTORE_CLUSTER_DIR=str(directory))
 
 
 def succeed(*arguments: str, directory: Path) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from kvcluster.local import LocalCluster
 from kvcluster.topology import free_ports
+from tests.command_line import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD_TIMEOUT_S = 300
@@ -38,18 +39,15 @@ class Installation:
     def _run(
         self, command: Sequence[str | Path], program: str, directory: Path
     ) -> subprocess.CompletedProcess[str]:
+        path = f"{self.python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
         # Nothing of the checkout, or of the user's own settings, is in the way.
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            if name != "PYTHONPATH" and not name.startswith("KVSTORE_")
-        }
-        path = f"{self.python.parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
+        variables = environment(PATH=path)
+        variables.pop("PYTHONPATH", None)
         return subprocess.run(
             command,
             input=program,
             cwd=directory,
-            env={**environment, "PATH": path},
+            env=variables,
             capture_output=True,
             text=True,
             timeout=60,

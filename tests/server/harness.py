@@ -1,7 +1,6 @@
 """Real nodes in this process: founded in a folder, served over loopback."""
 
 import asyncio
-import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -10,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from kvcluster.topology import free_ports
 from kvstore.config import Config
 from kvstore.founding import found
 from kvstore.pb import cluster_pb2_grpc, kv_pb2, kv_pb2_grpc
@@ -35,15 +35,9 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
 
 def configs(folder: Path, size: int = 1, **settings: Any) -> list[Config]:
     """Found a cluster on free ports of the loopback, and say how to run it."""
-    sockets = [socket.socket() for _ in range(size)]
-    for bound in sockets:
-        bound.bind(("127.0.0.1", 0))
     members = {
-        number: f"127.0.0.1:{bound.getsockname()[1]}"
-        for number, bound in enumerate(sockets, 1)
+        number: f"127.0.0.1:{port}" for number, port in enumerate(free_ports(size), 1)
     }
-    for bound in sockets:
-        bound.close()
     made = []
     for number in members:
         path = folder / f"node{number}"
