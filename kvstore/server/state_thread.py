@@ -159,7 +159,7 @@ class StateThread:
             )
             if groups:
                 done = EntryId(entry.term, entry.index)
-                results.append((done, encode_groups(answers, groups)))
+                results.append((done, machine.encode_groups(answers, groups)))
         last = work.entries[-1]
         progress = state.progress
         applied = Applied(
@@ -226,17 +226,3 @@ def answer_is_full() -> Busy:
         queue="answer_bytes",
         maximum=ANSWER_BYTES_MAX,
     )
-
-
-def encode_groups(
-    results: Sequence[kv_pb2.Result], groups: Sequence[int]
-) -> list[bytes]:
-    """An encoded ``ResultBatch`` for each group of consecutive results."""
-    encoded: list[bytes] = []
-    start = 0
-    for count in groups:
-        batch = kv_pb2.ResultBatch(results=results[start : start + count])
-        encoded.append(batch.SerializeToString())
-        start += count
-    assert start == len(results), (start, len(results))
-    return encoded

@@ -81,6 +81,24 @@ def apply(
     return results
 
 
+def encode_groups(
+    results: Sequence[kv_pb2.Result], groups: Sequence[int]
+) -> list[bytes]:
+    """An encoded ``ResultBatch`` for each group of consecutive results.
+
+    An entry holds the commands of several callers, and each hears of its own.
+    ``groups`` says how many are whose, and adds up to all of them.
+    """
+    encoded: list[bytes] = []
+    start = 0
+    for count in groups:
+        batch = kv_pb2.ResultBatch(results=results[start : start + count])
+        encoded.append(batch.SerializeToString())
+        start += count
+    assert start == len(results), (start, len(results))
+    return encoded
+
+
 def _decode(entry: LogEntry) -> Sequence[kv_pb2.Command]:
     try:
         return kv_pb2.CommandBatch.FromString(entry.data).commands

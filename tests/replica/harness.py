@@ -29,9 +29,9 @@ from kvstore.replica.effects import (
 from kvstore.replica.messages import ForwardReply, ForwardWrites, PeerMessage
 from kvstore.replica.options import ReplicaOptions
 from kvstore.replica.replica import Replica
-from kvstore.server.state_thread import encode_groups
 from kvstore.state_machine import machine
 from kvstore.state_machine.digest import state_hash
+from kvstore.state_machine.machine import encode_groups
 from kvstore.storage.memory_log import MemoryLog
 from kvstore.storage.memory_state import MemoryState
 from kvstore.types import NodeId, Ticket

@@ -17,13 +17,7 @@ from kvstore.server import state_thread
 from kvstore.server.log_thread import LogThread
 from kvstore.server.loop_calls import LoopCalls
 from kvstore.server.node import MISSED_TICKS_MAX, Node
-from kvstore.server.state_thread import (
-    Applied,
-    ReadDone,
-    ReadJob,
-    StateThread,
-    encode_groups,
-)
+from kvstore.server.state_thread import Applied, ReadDone, ReadJob, StateThread
 from kvstore.server.stores import Stores
 from kvstore.state_machine.reads import SLICE_RECORDS
 from kvstore.storage.lmdb_state import LMDBState
@@ -237,18 +231,6 @@ def test_a_state_that_cannot_be_applied_is_reported_and_not_committed(
     assert [type(call).__name__ for call in told] == ["Applied", "CorruptionError"]
     with state.read_view() as view:
         assert view.progress.index == 0
-
-
-def test_results_are_encoded_for_each_group() -> None:
-    results = [kv_pb2.Result(put=kv_pb2.PutResult(revision=n)) for n in range(1, 4)]
-    one, two = encode_groups(results, (1, 2))
-    assert len(kv_pb2.ResultBatch.FromString(one).results) == 1
-    assert [r.put.revision for r in kv_pb2.ResultBatch.FromString(two).results] == [
-        2,
-        3,
-    ]
-    with pytest.raises(AssertionError):
-        encode_groups(results, (1, 1))
 
 
 # ---------------------------------------------------------------------- the log

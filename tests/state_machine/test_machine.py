@@ -461,3 +461,15 @@ def test_the_hash_tells_any_two_states_apart(
     apply(state)
     hashes.add(state_hash(state))
     assert len(hashes) == len(logs) + 1
+
+
+def test_results_are_encoded_for_each_group() -> None:
+    results = [kv_pb2.Result(put=kv_pb2.PutResult(revision=n)) for n in range(1, 4)]
+    one, two = machine.encode_groups(results, (1, 2))
+    assert len(kv_pb2.ResultBatch.FromString(one).results) == 1
+    assert [r.put.revision for r in kv_pb2.ResultBatch.FromString(two).results] == [
+        2,
+        3,
+    ]
+    with pytest.raises(AssertionError):
+        machine.encode_groups(results, (1, 1))
