@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from resource import getpagesize
 from typing import TYPE_CHECKING
 
 from kvstore.pb import cluster_pb2
@@ -13,6 +14,18 @@ from kvstore.types import NodeId
 
 if TYPE_CHECKING:
     from kvstore.server.node import Node
+
+
+def package_version() -> str:
+    """Version of the installed distribution; "unknown" for a bare source tree."""
+    try:
+        return version("kvstore")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+VERSION = package_version()
+"""Looked up once: it is read from a file, and a status must not hold the loop up."""
 
 
 def node_status(node: Node) -> cluster_pb2.StatusResponse:
@@ -36,7 +49,7 @@ def node_status(node: Node) -> cluster_pb2.StatusResponse:
             for member in stores.members
         ],
         uptime_seconds=time.monotonic() - node.started_at,
-        version=package_version(),
+        version=VERSION,
         leader_changes=node.observer.leader_changes,
         format_version=FORMAT_VERSION,
         cpu_seconds=time.process_time(),
@@ -78,18 +91,10 @@ def fill_scrub_status(node: Node, status: cluster_pb2.ScrubStatus) -> None:
         )
 
 
-def package_version() -> str:
-    """Version of the installed distribution; "unknown" for a bare source tree."""
-    try:
-        return version("kvstore")
-    except PackageNotFoundError:
-        return "unknown"
-
-
 def resident_bytes() -> int:
     """Resident memory of this process; 0 where ``/proc`` does not tell."""
     try:
         fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
     except OSError:
         return 0
-    return int(fields[1]) * 4_096
+    return int(fields[1]) * getpagesize()
