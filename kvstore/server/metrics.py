@@ -1,12 +1,16 @@
 """Prometheus metrics of one node."""
 
+from collections.abc import Callable, Iterator, Mapping
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, start_http_server
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from kvstore.config import check_address
 from kvstore.errors import ConfigError
+from kvstore.types import NodeId
 
 
 class Metrics:
@@ -26,6 +30,10 @@ class Metrics:
             registry=self.registry,
         )
         self._serving: tuple[WSGIServer, Thread] | None = None
+
+    def watch_dropped(self, dropped: Callable[[], Mapping[NodeId, int]]) -> None:
+        """Show how many messages to each peer were lost. Asked at each scrape."""
+        self.registry.register(_DroppedMessages(dropped))
 
     def serve(self, address: str) -> None:
         """Answer scrapes at ``host:port``, in a thread, until ``close``.
@@ -54,3 +62,20 @@ class Metrics:
             server.shutdown()
             server.server_close()
             thread.join()
+
+
+class _DroppedMessages(Collector):
+    """Reads counters that belong to the transport."""
+
+    def __init__(self, dropped: Callable[[], Mapping[NodeId, int]]) -> None:
+        self._dropped = dropped
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        family = CounterMetricFamily(
+            "kvstore_dropped_messages",
+            "Messages lost here because a peer was not reached or too slow.",
+            labels=["peer"],
+        )
+        for peer, count in self._dropped().items():
+            family.add_metric([str(peer)], count)
+        yield family

@@ -63,6 +63,7 @@ class Network:
             on_failure=node.fail_stop.task_failed,
             options=peer_options(node.config),
         )
+        node.metrics.watch_dropped(lambda: self._peers.dropped_messages)
         self._stopping: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.address = ""

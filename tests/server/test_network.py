@@ -61,6 +61,22 @@ def test_writes_for_a_leader_that_cannot_be_dialled_do_not_become_unknown(
     run(scenario())
 
 
+def test_messages_that_a_peer_did_not_get_are_counted(tmp_path: Path) -> None:
+    """Method: member 2 is down, and member 1 asks it for its vote."""
+
+    async def scenario() -> None:
+        config, _ = configs(
+            tmp_path, 2, election_timeout_ms=100, heartbeat_interval_ms=30
+        )
+        async with Node(config) as node:
+            value = node.metrics.registry.get_sample_value
+            name, peer = "kvstore_dropped_messages_total", {"peer": "2"}
+            assert value(name, peer) == 0
+            await eventually(lambda: (value(name, peer) or 0) > 0)
+
+    run(scenario())
+
+
 def test_what_could_not_leave_waits_in_its_order_for_a_leader_that_can() -> None:
     cluster = led_by(1)
     tickets = [cluster.submit(2, put_command(str(n)), poll=False) for n in range(3)]
