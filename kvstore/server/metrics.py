@@ -25,7 +25,7 @@ class Metrics:
         )
         self.corrupt_records = Counter(
             "kvstore_corrupt_records",
-            "Damaged records that the scrubber found.",
+            "Damaged records that opening a store or the scrubber found.",
             ["store"],
             registry=self.registry,
         )

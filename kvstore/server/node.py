@@ -33,7 +33,7 @@ from kvstore.server.network import Network, no_connection
 from kvstore.server.observer import Observer
 from kvstore.server.operate import operate
 from kvstore.server.requests import Answer, Requests, check_reads, check_writes
-from kvstore.server.scrubbing import start_scrubber
+from kvstore.server.scrubbing import report_finding, start_scrubber
 from kvstore.server.settings import limits, replica_options
 from kvstore.server.state_thread import Applied, ReadDone, ReadJob, StateThread
 from kvstore.server.stores import open_stores
@@ -116,6 +116,8 @@ class Node:
         config, stores = self.config, self.stores
         self.node_id = stores.identity.node_id
         self.observer = Observer(self.node_id, self.metrics, self._tell_health)
+        for finding in stores.log.findings:
+            self._on_finding(finding)
         progress = stores.state.progress
         self.applied_revision = progress.revision
         self.compact_revision = progress.compact_revision
@@ -464,8 +466,7 @@ class Node:
     # ------------------------------------------------------------- observation
 
     def _on_finding(self, finding: Finding) -> None:
-        # On the scrubber's thread; a counter is safe there.
-        self.metrics.corrupt_records.labels(finding.store).inc()
+        report_finding(finding, node_id=self.node_id, metrics=self.metrics)
 
     def _tell_health(self, *, serving: bool) -> None:
         if self.network is not None:

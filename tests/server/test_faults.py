@@ -30,7 +30,7 @@ from tests.server.harness import (
     value_of,
     writes,
 )
-from tests.storage.damage import flip_on_disk
+from tests.storage.damage import Place, flip_on_disk, get
 
 NEEDLE = b"needle in the store"
 
@@ -238,6 +238,35 @@ def test_the_scrubber_reports_damage_in_status_and_metrics(tmp_path: Path) -> No
             await put(node, "good")
 
     run(scenario())
+
+
+def test_damage_that_opening_mended_is_reported_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Method: one copy of the hard state is flipped while the node is down."""
+    (config,) = configs(tmp_path)
+    stores = Stores.open(config)
+    stores.log.append(HardState(term=Term(3), vote=NodeId(1)), [])
+    record = get(stores.log.environment, Place("hs_a", b"hard_state"))
+    stores.close()
+    flip_on_disk(config.data_dir / "raft", record)
+
+    async def scenario(reports: int) -> None:
+        caplog.clear()
+        async with Node(config) as node:
+            value = node.metrics.registry.get_sample_value
+            counted = value("kvstore_corrupt_records_total", {"store": "raft"})
+            assert (counted or 0) == reports
+            found = [r for r in caplog.records if r.message == "corrupt_record"]
+            assert len(found) == reports
+            if found:
+                (record,) = found
+                fields = vars(record)["kvstore_fields"]
+                assert (fields["store"], fields["database"]) == ("raft", "hs_a")
+                assert "replaced from the other copy" in fields["what"]
+
+    run(scenario(1))
+    run(scenario(0))  # it was mended
 
 
 def scraped(node: Node) -> str:
