@@ -39,13 +39,18 @@ def test_help_imports_neither_the_network_nor_the_store() -> None:
 
 @pytest.mark.process
 def test_help_starts_fast() -> None:
-    """The target is 150 ms. The best of five: others share the machine."""
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        assert python("-m", "kvstore.cli.main", "--help").returncode == 0
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.15
+    """The target is 150 ms where Python itself starts in 12. The best of five: others
+    share the machine."""
+
+    def best(*arguments: str) -> float:
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            assert python(*arguments).returncode == 0
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    assert best("-m", "kvstore.cli.main", "--help") < 12 * best("-c", "pass")
 
 
 @pytest.mark.parametrize("name", list(KvstoreGroup.lazy_commands))

@@ -43,7 +43,7 @@ class Store:
         self.keys.append(key)
         self.open += 1
         self.open_max = max(self.open_max, self.open)
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
         self.open -= 1
         if self._fails_every and len(self.keys) % self._fails_every == 0:
             raise Unavailable("busy")

@@ -68,20 +68,39 @@ def test_stop_kills_what_ignores_sigterm(tmp_path: Path) -> None:
     )
     log = tmp_path / "log"
     process = spawn([sys.executable, "-c", code], log=log)
-    while "deaf" not in log.read_text():
-        assert process.is_alive()
-    stop_all([process], grace_s=0.1)
-    assert not process.is_alive()
+    try:
+        while "deaf" not in log.read_text():
+            assert process.is_alive()
+        stop_all([process], grace_s=0.1)
+        assert not process.is_alive()
+    finally:
+        process.signal(signal.SIGKILL)
 
 
-def test_stop_ends_a_paused_process_gracefully(
-    sleeper: ProcessIdentity,
-) -> None:
-    sleeper.signal(signal.SIGSTOP)
-    while not sleeper.is_paused():
-        assert sleeper.is_alive()
-    stop_all([sleeper], grace_s=5.0)
-    assert not sleeper.is_alive()
+def test_stop_ends_a_paused_process_gracefully(tmp_path: Path) -> None:
+    """Goal: it acts on SIGTERM itself; SIGKILL after the grace would end it, too."""
+    code = (
+        "import signal, sys, time\n"
+        "def end(*_):\n"
+        "    print('good end', flush=True)\n"
+        "    sys.exit()\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "print('up', flush=True)\n"
+        "time.sleep(60)"
+    )
+    log = tmp_path / "log"
+    process = spawn([sys.executable, "-c", code], log=log)
+    try:
+        while "up" not in log.read_text():
+            assert process.is_alive()
+        process.signal(signal.SIGSTOP)
+        while not process.is_paused():
+            assert process.is_alive()
+        stop_all([process], grace_s=30.0)
+        assert not process.is_alive()
+        assert "good end" in log.read_text()
+    finally:
+        process.signal(signal.SIGKILL)
 
 
 def test_an_identity_survives_its_file(

@@ -80,15 +80,51 @@ def prints(path: str, text: str) -> Iterator[tuple[int, str]]:
 
 
 def sleeps(path: str, text: str) -> Iterator[tuple[int, str]]:
-    """A test of one process waits on a condition; it never guesses how long."""
-    if not path.startswith("tests/") or re.search(r"mark\.(process|netns)", text):
+    """A test of one process waits on a condition; it never guesses how long.
+
+    Exempt are tests, and modules, that are marked as starting processes, and the pause
+    of a loop that asks for its condition over and over.
+    """
+    if path.startswith("tests/"):
+        yield from _sleeps_below(ast.parse(text), polling=False)
+
+
+def _sleeps_below(parent: ast.AST, *, polling: bool) -> Iterator[tuple[int, str]]:
+    if _starts_processes(parent):
         return
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "time.sleep":
-            yield node.lineno, "time.sleep in a test that starts no process"
-        if isinstance(node, ast.ImportFrom) and node.module == "time":
-            names = [alias.name for alias in node.names if alias.name == "sleep"]
-            yield from ((node.lineno, f"time.{name} imported") for name in names)
+    if isinstance(parent, ast.While) and not isinstance(parent.test, ast.Constant):
+        polling = True
+    elif isinstance(parent, ast.FunctionDef | ast.AsyncFunctionDef):
+        polling = False
+    elif isinstance(parent, ast.ImportFrom) and parent.module in {"time", "asyncio"}:
+        if "sleep" in {alias.name for alias in parent.names}:
+            yield parent.lineno, f"sleep imported from {parent.module}"
+    elif isinstance(parent, ast.Call):
+        called = ast.unparse(parent.func)
+        gives_way = ast.unparse(parent).endswith("sleep(0)")
+        if called == "time.sleep" or (
+            called == "asyncio.sleep" and not (polling or gives_way)
+        ):
+            yield parent.lineno, f"{called} in a test that starts no process"
+    for child in ast.iter_child_nodes(parent):
+        yield from _sleeps_below(child, polling=polling)
+
+
+def _starts_processes(node: ast.AST) -> bool:
+    """Whether it is a test, or a module, that is marked so."""
+    match node:
+        case ast.FunctionDef() | ast.AsyncFunctionDef():
+            marks: list[ast.expr] = node.decorator_list
+        case ast.Module():
+            marks = [
+                each.value
+                for each in node.body
+                if isinstance(each, ast.Assign)
+                and ast.unparse(each.targets[0]) == "pytestmark"
+            ]
+        case _:
+            return False
+    return any("pytest.mark.process" in ast.unparse(mark) for mark in marks)
 
 
 def broad_excepts(path: str, text: str) -> Iterator[tuple[int, str]]:
@@ -189,6 +225,17 @@ BREACHES: list[tuple[Rule, str, str]] = [
     (prints, "kvstore/server/a.py", "print(1)"),
     (sleeps, "tests/a.py", "import time\ntime.sleep(1)"),
     (sleeps, "tests/a.py", "from time import sleep"),
+    (sleeps, "tests/a.py", "from asyncio import sleep"),
+    (sleeps, "tests/a.py", "async def test(): await asyncio.sleep(0.2)"),
+    (sleeps, "tests/a.py", "async def test(): await asyncio.sleep(PAUSE_S)"),
+    (sleeps, "tests/a.py", "async def f():\n  while True: await asyncio.sleep(1)"),
+    (sleeps, "tests/a.py", "def f():\n  while not done(): time.sleep(1)"),
+    (sleeps, "tests/a.py", "# pytest.mark.process\ndef test(): time.sleep(1)"),
+    (
+        sleeps,
+        "tests/a.py",
+        "@pytest.mark.process\ndef test(): ...\ndef test_2(): time.sleep(1)",
+    ),
     (broad_excepts, "kvstore/a.py", "try:\n    f()\nexcept:\n    pass"),
     (broad_excepts, "kvstore/a.py", "try:\n    f()\nexcept Exception:\n    pass"),
     (
@@ -217,7 +264,10 @@ def test_each_rule_notices_a_breach(rule: Rule, path: str, text: str) -> None:
 ALLOWED: list[tuple[Rule, str, str]] = [
     (function_length, "kvstore/a.py", LONG_FUNCTION.replace("    x = 1\n", "", 1)),
     (prints, "kvstore/cli/a.py", "print(1)"),
-    (sleeps, "tests/a.py", "import time\npytest.mark.process\ntime.sleep(1)"),
+    (sleeps, "tests/a.py", "@pytest.mark.process\ndef test(): time.sleep(1)"),
+    (sleeps, "tests/a.py", "pytestmark = [pytest.mark.process]\ntime.sleep(1)"),
+    (sleeps, "tests/a.py", "async def f(): await asyncio.sleep(0)"),
+    (sleeps, "tests/a.py", "async def f():\n  while not g(): await asyncio.sleep(0.1)"),
     (broad_excepts, "kvstore/a.py", "try:\n    f()\nexcept OSError:\n    pass"),
     (broad_excepts, "kvstore/a.py", "try: f()\nexcept BaseException: g(); raise"),
     (unnamed_ignores, "kvstore/a.py", "x = 1  # type: ignore[arg-type]"),
