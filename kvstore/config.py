@@ -151,11 +151,24 @@ RANGES: Mapping[str, tuple[float, float]] = {
 """Bounds of each numeric setting, both included."""
 
 
-def check_address(name: str, address: str) -> None:
-    """Raises ``ConfigError`` unless ``address`` reads ``host:port``."""
+def check_address(name: str, address: str, *, port_min: int = 0) -> None:
+    """Raises ``ConfigError`` unless ``address`` reads ``host:port``.
+
+    Port 0 is one to bind, of the system's choice; ``port_min=1`` is for one to dial.
+    """
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65_535:
-        raise ConfigError(f"{name} is {address!r}; it must read HOST:PORT")
+    if not host or not port:
+        raise ConfigError(f"{name} {address!r} is not HOST:PORT")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ConfigError(
+            f"{name} {address!r}: write an IPv6 host in brackets, [::1]:7400"
+        )
+    # Five digits at most: to convert thousands would be an error of its own.
+    is_number = port.isascii() and port.isdigit() and len(port) <= 5
+    if not (is_number and port_min <= int(port) <= 65_535):
+        raise ConfigError(
+            f"{name} {address!r}: the port must be a number from {port_min} to 65535"
+        )
 
 
 def check_bindable(name: str, address: str, *, insecure: bool) -> None:

@@ -5,10 +5,14 @@ from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
-from kvstore.errors import ConfigError
+from kvstore.config import check_address
+from kvstore.errors import ConfigError, DirectoryNotFounded, ForeignDirectory
 from kvstore.replica.interfaces import Identity, Member
 from kvstore.storage.data_directory import DataDirectory
 from kvstore.types import CLUSTER_ID_BYTES, ClusterId, NodeId
+
+ADDRESS_ALONE = "127.0.0.1:7400"
+"""Of an only member, should ``kvstore serve`` run its directory some day."""
 
 
 def new_cluster_id() -> bytes:
@@ -30,7 +34,8 @@ def found(
     again: it would have forgotten what it promised.
 
     Raises:
-        ConfigError: the arguments make no sense together. Definite.
+        ConfigError: an address does not read ``host:port``, or the arguments make no
+            sense together. Nothing was changed.
         DataDirectoryError: it is founded already, or holds something else. Nothing was
             changed.
         OSError: the operating system refused; found it again.
@@ -39,6 +44,10 @@ def found(
         raise ConfigError(
             f"cluster_id has {len(cluster_id)} bytes; it must have {CLUSTER_ID_BYTES}"
         )
+    for member, address in members.items():
+        check_address(f"the address of member {member}", address, port_min=1)
+    if len(set(members.values())) != len(members):
+        raise ConfigError(f"two members have one address: {dict(members)}")
     DataDirectory.found(
         Path(data_dir),
         Identity(cluster_id=ClusterId(cluster_id), node_id=NodeId(node_id)),
@@ -47,3 +56,27 @@ def found(
             for member, address in sorted(members.items())
         ],
     )
+
+
+def found_alone(data_dir: Path) -> None:
+    """Make sure that a directory is of a cluster of one: found it unless it is. Blocks.
+
+    With a single member nobody else can hold promises that an empty disk forgot.
+
+    Raises:
+        ForeignDirectory: it belongs to one member of several. Nothing was changed.
+        DataDirectoryError: it cannot be used; the message says why.
+        OSError: the operating system refused; try again.
+    """
+    try:
+        directory = DataDirectory.open(data_dir)
+    except DirectoryNotFounded:
+        members = {1: ADDRESS_ALONE}
+        found(data_dir, node_id=1, cluster_id=new_cluster_id(), members=members)
+        return
+    directory.close()
+    if (count := len(directory.members)) > 1:
+        raise ForeignDirectory(
+            f"{data_dir} belongs to a member of a cluster of {count}: run it with "
+            "kvstore.Node or `kvstore serve`"
+        )

@@ -13,6 +13,8 @@ import click
 
 from kvstore.cli.errors import read_only
 from kvstore.cli.output import OutputFormat
+from kvstore.config import check_address
+from kvstore.errors import ConfigError
 
 ENDPOINTS_VARIABLE = "KVSTORE_ENDPOINTS"
 ENDPOINT_DEFAULT = "127.0.0.1:7400"
@@ -113,16 +115,11 @@ def parse_address(text: str) -> str:
     Raises:
         click.BadParameter: it is not; the message says how to write it.
     """
-    host, colon, port = text.rpartition(":")
-    if not (colon and host):
-        message = f"{text!r} is not HOST:PORT, such as {ENDPOINT_DEFAULT}"
-    elif ":" in host and not (host.startswith("[") and host.endswith("]")):
-        message = f"{text!r}: write an IPv6 host in brackets, [::1]:7400"
-    elif not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        message = f"{text!r}: the port must be a number from 1 to 65535"
-    else:
-        return text
-    raise click.BadParameter(message)
+    try:
+        check_address("the address", text, port_min=1)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from error
+    return text
 
 
 def _endpoints_option(

@@ -34,7 +34,7 @@ class ClusterTransport:
         if not listed:
             raise ConfigError("a client needs at least one HOST:PORT")
         for endpoint in listed:
-            check_address("endpoint", endpoint)
+            check_address("endpoint", endpoint, port_min=1)
         self._endpoints = listed
         self._next = 0
         self._patience = patience or Patience()
@@ -114,7 +114,7 @@ class ClusterTransport:
         if endpoint is None:
             stream = self._stream
             endpoint = stream.endpoint if stream else self._endpoints[self._next]
-        check_address("endpoint", endpoint)
+        check_address("endpoint", endpoint, port_min=1)
         async with grpc.aio.insecure_channel(
             endpoint, options=CLIENT_CHANNEL_OPTIONS
         ) as channel:

@@ -48,9 +48,15 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "kvstore.client": SETTINGS | {"kvstore.event_loop", "kvstore.rpc", "kvstore.pb"},
     "kvstore.server": BELOW_SHELLS
     | {"kvstore.replica", "kvstore.storage", "kvstore.rpc"},
-    "kvstore.founding": BASE | {"kvstore.replica.interfaces", "kvstore.storage"},
-    "kvstore.embedded": BELOW_SHELLS
-    | {"kvstore.replica", "kvstore.rpc", "kvstore.server", "kvstore.client"},
+    "kvstore.founding": SETTINGS | {"kvstore.replica.interfaces", "kvstore.storage"},
+    "kvstore.embedded": SETTINGS
+    | {
+        "kvstore.client",
+        "kvstore.founding",
+        "kvstore.pb",
+        "kvstore.rpc",
+        "kvstore.server",
+    },
     "kvstore.cli": frozenset({"kvstore", "kvcluster"}),
     "kvcluster": frozenset({"kvstore"}),
 }

@@ -66,7 +66,17 @@ def test_after_the_command_wins_over_before_it_and_over_the_environment() -> Non
 
 @pytest.mark.parametrize(
     "text",
-    ["host", ":7400", "host:", "host:http", "host:0", "host:65536", "::1:7400", ","],
+    [
+        "host",
+        ":7400",
+        "host:",
+        "host:http",
+        "host:0",
+        "host:65536",
+        "h:²",
+        "::1:7400",
+        ",",
+    ],
 )
 def test_what_is_not_host_and_port_is_a_usage_error(text: str) -> None:
     for arguments in (("--endpoints", text, "show"), ("show", "--endpoints", text)):

@@ -376,7 +376,24 @@ def test_constructing_a_client_starts_nothing() -> None:
     client.close()
 
 
-@pytest.mark.parametrize("endpoints", [[], ["nowhere"], "nowhere", ["host:port"]])
+@pytest.mark.parametrize(
+    "endpoints",
+    [
+        [],
+        ["nowhere"],
+        "nowhere",
+        ["host:port"],
+        ":7400",
+        "host:",
+        "host:-1",
+        "host:²",
+        "host:٣",
+        "host:0",
+        "host:65536",
+        "host:" + "1" * 5_000,
+        "::1:7400",
+    ],
+)
 def test_endpoints_are_checked_at_once(endpoints: Any) -> None:
     with pytest.raises(ConfigError):
         Client(endpoints)
