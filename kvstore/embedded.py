@@ -21,17 +21,19 @@ from kvstore.config import Config
 from kvstore.errors import (
     Closed,
     ConfigError,
-    ForeignDirectory,
     OutcomeUnknown,
+    Unavailable,
 )
+from kvstore.founding import found_alone
 from kvstore.pb import cluster_pb2, kv_pb2
 from kvstore.rpc.errors import clone
-from kvstore.server.founding import found_alone_if_empty
 from kvstore.server.node import Node
 from kvstore.server.operate import begin_operation
 from kvstore.server.status import node_status
 
 _E = TypeVar("_E", bound=BaseException)
+
+_NOT_ENTERED = "the node was not entered yet"
 
 
 class NodeTransport:
@@ -62,9 +64,11 @@ class NodeTransport:
 
     @property
     def trouble(self) -> str:
-        return "the node was not asked yet"
+        return _NOT_ENTERED if not self._node.started else "the node was not asked yet"
 
     async def connect(self) -> None:
+        if not self._node.started:
+            raise Unavailable(_NOT_ENTERED)
         if self._watching is None:
             self._watching = asyncio.ensure_future(self._node.wait_closed())
             self._watching.add_done_callback(self._node_stopped)
@@ -115,6 +119,8 @@ class NodeTransport:
         if self._over is not None:
             # Each caller gets its own: a raised error carries its traceback.
             raise _caused(clone(self._over), self._over.__cause__)
+        if not self._node.started:
+            raise Unavailable(_NOT_ENTERED)
         return node_status(self._node)
 
     async def close(self) -> None:
@@ -131,7 +137,7 @@ def _caused(error: _E, cause: BaseException | None) -> _E:
 
 
 def client_of(node: Node, *, timeout_s: float = TIMEOUT_S) -> AsyncClient:
-    """Operations on a running node of this process, without a connection.
+    """Operations on a node of this process, without a connection.
 
     ::
 
@@ -140,8 +146,8 @@ def client_of(node: Node, *, timeout_s: float = TIMEOUT_S) -> AsyncClient:
 
     They are those of the whole cluster: a follower passes them on. It asks no other
     member: when this one is cut off, operations fail with ``Unavailable`` in the end.
-    When it stops, they fail at once with ``Closed``. Closing the client leaves the node
-    alone.
+    Until it is entered they wait; when it stops, they fail at once with ``Closed``.
+    Closing the client leaves the node alone.
     """
     return AsyncClient(transport=NodeTransport(node), timeout_s=timeout_s)
 
@@ -163,19 +169,17 @@ async def open_async(
 
     Raises:
         DirectoryLocked: it is open already, here or in another process.
+        ForeignDirectory: it belongs to one member of several. It was not started.
         DataDirectoryError, CorruptionError: the message says what to do.
         ConfigError: a setting makes no sense here.
     """
     config = _config(data_dir)
-    await asyncio.to_thread(found_alone_if_empty, config.data_dir)
-    async with Node(config) as node:
-        if len(node.stores.members) > 1:
-            raise ForeignDirectory(
-                f"{config.data_dir} belongs to a member of a cluster of "
-                f"{len(node.stores.members)}: run it with kvstore.Node or `kvstore run`"
-            )
-        async with client_of(node, timeout_s=timeout_s) as client:
-            yield client
+    await asyncio.to_thread(found_alone, config.data_dir)
+    async with (
+        Node(config) as node,
+        client_of(node, timeout_s=timeout_s) as client,
+    ):
+        yield client
 
 
 def open(  # noqa: A001 - as of a file

@@ -1,6 +1,7 @@
 """The store inside one process."""
 
 import asyncio
+import logging
 import subprocess
 import sys
 import threading
@@ -127,16 +128,23 @@ def test_an_embedded_store_listens_nowhere(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-def test_a_member_of_several_is_not_opened_alone(tmp_path: Path) -> None:
-    """Goal: it could never elect a leader; to say so beats waiting for one."""
+def test_a_member_of_several_is_not_opened_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Goal: it could never elect a leader; to say so beats waiting for one, and beats
+    starting a member that its cluster does not expect."""
+    caplog.set_level(logging.INFO, "kvstore.server")
     kvstore.found(
         tmp_path / "data",
         node_id=1,
         cluster_id=kvstore.new_cluster_id(),
         members={1: "127.0.0.1:7401", 2: "127.0.0.1:7402", 3: "127.0.0.1:7403"},
     )
-    with pytest.raises(kvstore.ForeignDirectory, match="cluster of 3"):
+    with pytest.raises(kvstore.ForeignDirectory, match=r"cluster of 3.*kvstore serve"):
         kvstore.open(tmp_path / "data")
+    assert "node_started" not in caplog.text
+    kvstore.open(tmp_path / "other").close()
+    assert "node_started" in caplog.text  # it is what a start would have said
 
 
 def test_a_status_tells_of_the_one_member(tmp_path: Path) -> None:
@@ -281,5 +289,28 @@ def test_a_member_is_its_own_client(tmp_path: Path) -> None:
                 await store.get("k")
             async with kvstore.AsyncClient(node.address) as client:
                 assert await client.get("k") is not None
+
+    asyncio.run(scenario())
+
+
+def test_a_client_of_a_node_that_is_not_entered_yet_waits_for_it(
+    tmp_path: Path,
+) -> None:
+    """Goal: a service may set up its parts in any order."""
+    path = tmp_path / "data"
+    kvstore.open(path).close()
+
+    async def scenario() -> None:
+        node = kvstore.Node(kvstore.Config(data_dir=path, network=False))
+        async with kvstore.client_of(node) as store:
+            with pytest.raises(kvstore.Unavailable, match="not entered yet"):
+                await store.put("early", "v", timeout_s=0.05)
+            with pytest.raises(kvstore.Unavailable, match="not entered yet"):
+                await store.status()
+            put = asyncio.create_task(store.put("k", "v"))
+            async with node:
+                await put
+                assert await store.get("early") is None
+                assert (await store.status()).role == "leader"
 
     asyncio.run(scenario())
