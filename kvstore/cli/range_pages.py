@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 
 from kvstore.cli.store import Store
+from kvstore.client.scan import Scan
 from kvstore.pb import kv_pb2
 
 PAGE_PAIRS_MAX = 10_000
@@ -28,7 +29,7 @@ async def read_pages(
         KVStoreError: as the client says it. ``Compacted`` if history was compacted
             past the first page's revision meanwhile: the rest cannot be read.
     """
-    if request.sort_target == kv_pb2.Range.KEY or request.count_only:
+    if request.sort_target == kv_pb2.Range.KEY:
         async for page in _pages_by_key(store, request):
             yield page
         return
@@ -45,24 +46,25 @@ async def _pages_by_key(
     ask = kv_pb2.Range()
     ask.CopyFrom(request)
     # Counting would look at the whole rest of the range for each page.
-    ask.without_count = not request.count_only
+    ask.without_count = True
+    scan = Scan(
+        start=request.key,
+        end=request.range_end,
+        revision=request.revision,
+        descending=request.sort_order == kv_pb2.Range.DESCEND,
+    )
     left = request.limit
-    while True:
-        if not request.count_only:
-            ask.limit = min(left, PAGE_PAIRS_MAX) if left else PAGE_PAIRS_MAX
+    while scan.more:
+        ask.key, ask.range_end, ask.revision = scan.start, scan.end, scan.revision
+        ask.limit = min(left, PAGE_PAIRS_MAX) if left else PAGE_PAIRS_MAX
         page = await store.range(ask)
         yield page
-        left -= len(page.kvs) if left else 0
-        done = request.limit and not left
-        if done or not page.more or not page.kvs:
-            return
-        # Later pages show the store as the first one did.
-        ask.revision = ask.revision if ask.revision > 0 else page.revision
-        last = page.kvs[-1].key
-        if request.sort_order == kv_pb2.Range.DESCEND:
-            ask.range_end = last
-        else:
-            ask.key = last + b"\x00"
+        last = page.kvs[-1].key if page.kvs else None
+        scan.advance(last=last, more=page.more, revision=page.revision)
+        if left:
+            left -= len(page.kvs)
+            if not left:
+                return
 
 
 async def _sorted_here(

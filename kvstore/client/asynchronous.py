@@ -186,7 +186,8 @@ class AsyncClient:
                 descending=descending,
                 timeout_s=timeout_s,
             )
-            scan.advance(page)
+            last = page.items[-1].key if page.items else None
+            scan.advance(last=last, more=page.more, revision=page.revision)
             for pair in page:
                 yield pair
 

@@ -155,7 +155,8 @@ class Client:
                 descending=descending,
                 timeout_s=timeout_s,
             )
-            scan.advance(page)
+            last = page.items[-1].key if page.items else None
+            scan.advance(last=last, more=page.more, revision=page.revision)
             yield from page
 
     def delete(

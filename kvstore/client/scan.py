@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from kvstore.client.results import RangeResult
-
 SCAN_PAGE_PAIRS_MAX = 1_000
 """Enough that the round trip of a page costs little beside its pairs. A page is bounded
 in bytes by the node's own limit."""
@@ -13,7 +11,8 @@ in bytes by the node's own limit."""
 class Scan:
     """The rest of a range. Every page after the first is of the first one's revision.
 
-    Knows nothing of how pages are read, so that both faces of a client share it.
+    Knows nothing of how pages are read, so that both faces of a client and the command
+    share it.
     """
 
     start: bytes
@@ -23,14 +22,15 @@ class Scan:
     more: bool = True
     """Whether there is a next page."""
 
-    def advance(self, page: RangeResult) -> None:
-        """``page`` was read from the rest."""
-        self.more = page.more and bool(page.items)
-        if not self.more:
+    def advance(self, *, last: bytes | None, more: bool, revision: int) -> None:
+        """A page was read from the rest: its last key (None if it is empty), whether
+        the node has more, and the page's revision.
+        """
+        if last is None or not more:
+            self.more = False
             return
         if self.revision <= 0:
-            self.revision = page.revision
-        last = page.items[-1].key
+            self.revision = revision
         if self.descending:
             self.end = last
         else:
