@@ -155,7 +155,7 @@ class Pipeline:
         if self._closed:
             raise Closed(_CLOSED_BEFORE)
         patience_s = self._timeout_s if timeout_s is None else _checked(timeout_s)
-        return await self._transport.status(endpoint, patience_s)
+        return await self._transport.status(endpoint, min(patience_s, _TIMEOUT_S_MAX))
 
     async def close(self) -> None:
         """Answer everybody, and close the transport. Repeatable."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import socket
 import threading
 from collections.abc import Iterator
@@ -155,6 +156,18 @@ def test_a_status_is_of_the_endpoint_asked(tmp_path: Path) -> None:
                 )
                 assert status.revision == written.revision
                 assert status.cluster_id == written.header.cluster_id
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("patience_s", [math.inf, 1e12])
+def test_a_status_may_take_any_time(tmp_path: Path, patience_s: float) -> None:
+    kvstore.open(tmp_path / "data").close()
+
+    async def scenario() -> None:
+        config = kvstore.Config(data_dir=tmp_path / "data", listen="127.0.0.1:0")
+        async with kvstore.Node(config) as node, AsyncClient(node.address) as client:
+            assert (await client.status(timeout_s=patience_s)).node_id == 1
 
     asyncio.run(scenario())
 
