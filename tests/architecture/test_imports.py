@@ -446,24 +446,6 @@ def test_pure_packages_import_without_grpc_lmdb_or_asyncio() -> None:
     assert set(outcome.stdout.split()) == expected - set(PURE)
 
 
-def test_the_command_starts_without_what_only_some_commands_need() -> None:
-    """Goal: ``kvstore --help`` and completion are quick."""
-    program = (
-        "import sys, kvstore.cli.main\n"
-        "slow = {'grpc', 'lmdb', 'kvcluster', 'asyncio', 'prometheus_client'}\n"
-        "sys.exit(str(slow & set(sys.modules)) if slow & set(sys.modules) else 0)"
-    )
-    outcome = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert outcome.returncode == 0, outcome.stderr
-
-
 def test_the_blockade_stops_an_import() -> None:
     """Goal: the test above can fail. Method: block what a pure package does need."""
     outcome = import_without(NOT_INSTALLED | {"dataclasses"}, PURE)

@@ -11,15 +11,6 @@ import pytest
 
 import kvstore
 
-WRITER = """
-import sys
-import kvstore
-store = kvstore.open(sys.argv[1])
-for number in range(1_000_000):
-    store.put(f"key/{number}", f"value/{number}")
-    print(number, flush=True)
-"""
-
 FORKING = """
 import os, sys
 import kvstore
@@ -55,26 +46,6 @@ def test_a_store_answers_what_was_put(tmp_path: Path) -> None:
         store.compact(3)
         with pytest.raises(Exception, match="compacted"):
             store.get("a", revision=1)
-
-
-@pytest.mark.process
-def test_sigkill_loses_nothing_acknowledged(tmp_path: Path) -> None:
-    """Kill a writer in mid-load three times; every acknowledged key is there."""
-    path = tmp_path / "data"
-    for round_number in range(3):
-        with subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True
-        ) as writer:
-            assert writer.stdout is not None
-            acknowledged = [
-                int(next(writer.stdout)) for _ in range(100 + 50 * round_number)
-            ]
-            writer.kill()
-        with kvstore.open(path) as store:
-            for number in acknowledged:
-                found = store.get(f"key/{number}")
-                assert found is not None
-                assert found.value == f"value/{number}".encode()
 
 
 def test_a_directory_is_open_once(tmp_path: Path) -> None:
