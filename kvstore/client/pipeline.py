@@ -42,6 +42,8 @@ that stops reading cannot answer pings either, and would pass for dead."""
 _CLOCK_TICK_S = 0.001
 _TIMEOUT_S_MAX = 1e6
 """What a node is told of a longer patience: its own limit is below that anyway."""
+_ON_ITS_WAY_S_MAX = 0.1
+"""A node gives up this long before its client, for its answer to come in time."""
 _NO_ROOM = "too much is in flight"
 _CLOSED_BEFORE = "it was closed before the call; nothing was sent"
 _CLOSED_MEANWHILE = "it was closed during the call; nothing was applied"
@@ -273,7 +275,10 @@ class Pipeline:
         # The longest: a node that gives up early would fail those who still wait.
         deadline = max([pending.deadline for pending in group])
         remaining_s = deadline - asyncio.get_running_loop().time()
-        request.timeout_ms = max(1, int(min(remaining_s, _TIMEOUT_S_MAX) * 1_000))
+        remaining_s = min(remaining_s, _TIMEOUT_S_MAX)
+        # A little less: its "not applied" is worth more than our "nobody knows".
+        node_s = remaining_s - min(_ON_ITS_WAY_S_MAX, remaining_s / 10)
+        request.timeout_ms = max(1, int(node_s * 1_000))
         self._transport.send(
             request, lambda response, error: self._settle(group, response, error)
         )

@@ -173,3 +173,19 @@ def test_calls_that_gave_up_while_they_waited_for_room_are_forgotten(
             assert b"late" not in node.sent_keys
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("timeout_s", "node_ms_max"), [(0.5, 450), (20, 19_900)])
+def test_a_node_gives_up_a_little_before_its_client(
+    fake_nodes: Any, timeout_s: float, node_ms_max: int
+) -> None:
+    """Goal: a node that knows that a write was not applied gets to say so, before the
+    client says that it may have been."""
+
+    async def scenario() -> None:
+        async with fake_nodes(1) as (node,), AsyncClient([node.address]) as client:
+            await client.put("warm", "up")
+            await client.put("k", "v", timeout_s=timeout_s)
+            assert 0.8 * node_ms_max < node.writes[-1].timeout_ms <= node_ms_max
+
+    asyncio.run(scenario())
