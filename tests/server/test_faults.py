@@ -43,6 +43,16 @@ async def ended(node: Node) -> BaseException:
     return caught.value
 
 
+async def committed(node: Node) -> None:
+    """What has been applied is in the file of the state store."""
+
+    def is_committed() -> bool:
+        with node.stores.state.read_view() as view:
+            return view.progress.revision == node.applied_revision
+
+    await eventually(is_committed)
+
+
 # ---------------------------------------------------------------------- writing
 
 
@@ -118,7 +128,7 @@ def test_a_damaged_value_fails_its_reader_and_nobody_else(tmp_path: Path) -> Non
         async with running(tmp_path, state_commit_interval_ms=1) as node:
             await put(node, "bad", value=NEEDLE)
             await put(node, "good")
-            await eventually(lambda: not node.stores.state.in_transaction)
+            await committed(node)
             flip_on_disk(node.config.data_dir / "state", NEEDLE)
             answer = await node.operate(reads("good", "bad", "good"))
             first, second, third = answer.results.results
@@ -139,7 +149,7 @@ def test_a_damaged_record_that_apply_needs_ends_the_node(tmp_path: Path) -> None
     async def scenario() -> None:
         async with running(tmp_path, state_commit_interval_ms=1) as node:
             await put(node, "needle/key")
-            await eventually(lambda: not node.stores.state.in_transaction)
+            await committed(node)
             head = b"needle/key" + bytes([FORMAT_VERSION, RecordType.HEAD])
             flip_on_disk(node.config.data_dir / "state", head)
             answer = await node.operate(writes("needle/key"))
@@ -221,7 +231,7 @@ def test_the_scrubber_reports_damage_in_status_and_metrics(tmp_path: Path) -> No
             dialled(node) as rpc,
         ):
             await put(node, "bad", value=NEEDLE)
-            await eventually(lambda: not node.stores.state.in_transaction)
+            await committed(node)
             flip_on_disk(node.config.data_dir / "state", NEEDLE)
             assert node.scrubber is not None
             scrubber = node.scrubber
