@@ -1,24 +1,35 @@
 """The blocking face of a store: the asyncio one, in a thread of its own."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Self
+from typing import Concatenate, ParamSpec, Self, TypeVar
 
 from kvstore.client.asynchronous import TIMEOUT_S, AsyncClient
 from kvstore.client.keys import Text, bounds
 from kvstore.client.loop_thread import LoopThread
-from kvstore.client.results import (
-    CompactResult,
-    DeleteResult,
-    KeyValue,
-    NodeStatus,
-    PutResult,
-    RangeResult,
-    TxnResult,
-)
+from kvstore.client.results import KeyValue
 from kvstore.client.scan import SCAN_PAGE_PAIRS_MAX, Scan
-from kvstore.client.transactions import Compare, Op, SortBy
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _blocking(
+    method: Callable[Concatenate[AsyncClient, _P], Coroutine[object, object, _R]],
+) -> Callable[Concatenate["Client", _P], _R]:
+    """An operation of the blocking face: like the other one's, but it waits."""
+
+    @functools.wraps(method)
+    def call(client: "Client", /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        return client._thread.run(  # noqa: SLF001 - a method of it
+            lambda entered: method(entered, *args, **kwargs)
+        )
+
+    call.__module__ = __name__
+    call.__qualname__ = f"Client.{method.__name__}"
+    return call
 
 
 class Client:
@@ -65,64 +76,15 @@ class Client:
         """End. Requests in flight fail as of unknown outcome. Twice is fine."""
         self._thread.close()
 
-    def put(
-        self,
-        key: Text,
-        value: Text,
-        *,
-        prev_kv: bool = False,
-        timeout_s: float | None = None,
-    ) -> PutResult:
-        """Write a key. ``prev_kv`` asks for the pair that it replaces."""
-        return self._thread.run(
-            lambda it: it.put(key, value, prev_kv=prev_kv, timeout_s=timeout_s)
-        )
-
-    def get(
-        self, key: Text, *, revision: int = 0, timeout_s: float | None = None
-    ) -> KeyValue | None:
-        """The pair at a key, or None: linearizably, or as of ``revision``."""
-        return self._thread.run(
-            lambda it: it.get(key, revision=revision, timeout_s=timeout_s)
-        )
-
-    def range(
-        self,
-        start: Text = b"",
-        end: Text = b"",
-        *,
-        prefix: Text | None = None,
-        limit: int = 0,
-        revision: int = 0,
-        keys_only: bool = False,
-        count_only: bool = False,
-        without_count: bool = False,
-        sort_by: SortBy = "key",
-        descending: bool = False,
-        timeout_s: float | None = None,
-    ) -> RangeResult:
-        """Pairs with ``start <= key < end``, or with a prefix, in one answer.
-
-        An empty bound is none: ``range("a")`` is everything from ``a`` on, ``range()``
-        everything. An answer is bounded in bytes by the node, and by ``limit`` (0 is no
-        limit); ``more`` says if there are further pairs: :meth:`scan` reads them all.
-        To count is to look at every key of the range: ``without_count`` saves that.
-        """
-        return self._thread.run(
-            lambda it: it.range(
-                start,
-                end,
-                prefix=prefix,
-                limit=limit,
-                revision=revision,
-                keys_only=keys_only,
-                count_only=count_only,
-                without_count=without_count,
-                sort_by=sort_by,
-                descending=descending,
-                timeout_s=timeout_s,
-            )
-        )
+    put = _blocking(AsyncClient.put)
+    get = _blocking(AsyncClient.get)
+    range = _blocking(AsyncClient.range)
+    delete = _blocking(AsyncClient.delete)
+    delete_range = _blocking(AsyncClient.delete_range)
+    delete_prefix = _blocking(AsyncClient.delete_prefix)
+    txn = _blocking(AsyncClient.txn)
+    compact = _blocking(AsyncClient.compact)
+    status = _blocking(AsyncClient.status)
 
     def scan(
         self,
@@ -158,67 +120,3 @@ class Client:
             last = page.items[-1].key if page.items else None
             scan.advance(last=last, more=page.more, revision=page.revision)
             yield from page
-
-    def delete(
-        self, key: Text, *, prev_kv: bool = False, timeout_s: float | None = None
-    ) -> DeleteResult:
-        """Delete a key. ``prev_kv`` asks for the pair deleted."""
-        return self._thread.run(
-            lambda it: it.delete(key, prev_kv=prev_kv, timeout_s=timeout_s)
-        )
-
-    def delete_range(
-        self,
-        start: Text,
-        end: Text,
-        *,
-        prev_kv: bool = False,
-        timeout_s: float | None = None,
-    ) -> DeleteResult:
-        """Delete every key with ``start <= key < end``; an empty bound is none."""
-        return self._thread.run(
-            lambda it: it.delete_range(start, end, prev_kv=prev_kv, timeout_s=timeout_s)
-        )
-
-    def delete_prefix(
-        self, prefix: Text, *, prev_kv: bool = False, timeout_s: float | None = None
-    ) -> DeleteResult:
-        """Delete every key with a prefix; with an empty one, every key."""
-        return self._thread.run(
-            lambda it: it.delete_prefix(prefix, prev_kv=prev_kv, timeout_s=timeout_s)
-        )
-
-    def txn(
-        self,
-        *,
-        compare: Iterable[Compare] = (),
-        then: Iterable[Op] = (),
-        otherwise: Iterable[Op] = (),
-        timeout_s: float | None = None,
-    ) -> TxnResult:
-        """Run ``then`` if all of ``compare`` holds, else ``otherwise``, atomically.
-
-        Every comparison, those of nested transactions too, sees the store as it was
-        before. No key may be changed twice. See ``kvstore.client.transactions`` for
-        examples.
-        """
-        return self._thread.run(
-            lambda it: it.txn(
-                compare=compare, then=then, otherwise=otherwise, timeout_s=timeout_s
-            )
-        )
-
-    def compact(
-        self, revision: int, *, timeout_s: float | None = None
-    ) -> CompactResult:
-        """Give up history below ``revision``; reads below it raise ``Compacted``."""
-        return self._thread.run(lambda it: it.compact(revision, timeout_s=timeout_s))
-
-    def status(
-        self, endpoint: str | None = None, *, timeout_s: float | None = None
-    ) -> NodeStatus:
-        """What the node at ``endpoint``, by default the one in use, says of itself.
-
-        Raises ``Unavailable`` if that node does not answer; no other is asked.
-        """
-        return self._thread.run(lambda it: it.status(endpoint, timeout_s=timeout_s))

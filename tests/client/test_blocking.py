@@ -18,6 +18,7 @@ import pytest
 import kvstore
 from kvstore.client.asynchronous import AsyncClient
 from kvstore.client.blocking import Client
+from kvstore.client.loop_thread import LoopThread
 from kvstore.errors import (
     Closed,
     ConfigError,
@@ -27,6 +28,7 @@ from kvstore.errors import (
     OutcomeUnknown,
     Unavailable,
 )
+from kvstore.pb import kv_pb2
 
 
 @contextlib.contextmanager
@@ -82,35 +84,24 @@ def test_both_faces_are_the_same_but_for_waiting() -> None:
         assert inspect.getdoc(blocking[name]) == inspect.getdoc(method), name
 
 
-def passed_on(name: str, arguments: dict[str, object]) -> object:
-    """What a blocking operation hands to the asyncio one of the same name."""
-    method = getattr(AsyncClient, name)
-
-    class Recorder:
-        async def record(self, *args: Any, **kwargs: Any) -> object:
-            return inspect.signature(method).bind(self, *args, **kwargs).arguments
-
-    recorder = Recorder()
-    setattr(recorder, name, recorder.record)
-
-    @contextlib.asynccontextmanager
-    async def entered() -> AsyncIterator[Any]:
-        yield recorder
-
-    with Client.holding(entered) as client:
-        handed = getattr(client, name)(**arguments)
-    assert isinstance(handed, dict)
-    handed.pop("self")
-    return handed
-
-
 @pytest.mark.parametrize("name", sorted(set(public(Client)) - {"close", "scan"}))
-def test_every_argument_is_passed_on(name: str) -> None:
-    """Goal: no option is accepted and forgotten. Method: a value of its own for each
-    parameter, and an asyncio face that returns what it was given."""
-    parameters = list(inspect.signature(getattr(Client, name)).parameters)[1:]
-    arguments: dict[str, object] = {it: object() for it in parameters}
-    assert passed_on(name, arguments) == arguments
+def test_each_operation_runs_the_one_of_its_name(name: str) -> None:
+    """Goal: that the names fit is all that the type checker cannot see."""
+    ours, theirs = getattr(Client, name), getattr(AsyncClient, name)
+    assert inspect.unwrap(ours) is theirs
+    assert (ours.__qualname__, ours.__module__) == (f"Client.{name}", Client.__module__)
+    assert not inspect.iscoroutinefunction(ours)
+
+
+def test_arguments_are_passed_on_by_place_and_by_name(fake_nodes: Any) -> None:
+    with node_in_a_thread(fake_nodes) as node, Client(node.address) as client:
+        client.put("k", value="v")
+        client.range("a", end="b", limit=7, descending=True)
+        (asked,) = node.requests[-1].reads.ranges
+        assert (asked.key, asked.range_end, asked.limit) == (b"a", b"b", 7)
+        assert asked.sort_order == kv_pb2.Range.DESCEND
+        with pytest.raises(TypeError, match="colour"):
+            client.put("k", "v", colour="red")  # type: ignore[call-arg]
 
 
 def test_threads_share_a_client(fake_nodes: Any) -> None:
@@ -321,41 +312,36 @@ def test_what_cannot_be_started_is_said(
 def test_a_call_that_is_cancelled_in_the_loop_may_have_been_carried_out() -> None:
     """Goal: only what was certainly not applied is called so."""
 
-    class Cancelling:
-        async def put(self, *_: object, **__: object) -> None:
-            raise asyncio.CancelledError
+    async def cancelled(_: None) -> None:
+        raise asyncio.CancelledError
 
-    @contextlib.asynccontextmanager
-    async def entered() -> AsyncIterator[Any]:
-        yield Cancelling()
-
-    with Client.holding(entered) as client, pytest.raises(OutcomeUnknown):
-        client.put("k", "v")
+    thread = LoopThread(contextlib.nullcontext)
+    with pytest.raises(OutcomeUnknown):
+        thread.run(cancelled)
+    thread.close()
 
 
 def test_who_waits_while_it_is_closed_hears_what_became_of_it() -> None:
     """Goal: what is known of an operation is not lost in a loop that ends."""
     begun = threading.Event()
 
-    class Waiting:
-        async def put(self, *_: object, **__: object) -> None:
-            self.answer = asyncio.get_running_loop().create_future()
-            begun.set()
-            await self.answer
-
     @contextlib.asynccontextmanager
-    async def entered() -> AsyncIterator[Any]:
-        client = Waiting()
-        yield client
-        client.answer.set_exception(Unavailable("not applied"))
+    async def entered() -> AsyncIterator[asyncio.Future[None]]:
+        answer = asyncio.get_running_loop().create_future()
+        yield answer
+        answer.set_exception(Unavailable("not applied"))
+
+    async def wait(answer: asyncio.Future[None]) -> None:
+        begun.set()
+        await answer
 
     with ThreadPoolExecutor(1) as pool:
-        client = Client.holding(entered)
-        put = pool.submit(client.put, "k", "v")
+        thread = LoopThread(entered)
+        call = pool.submit(thread.run, wait)
         assert begun.wait(10)
-        client.close()
+        thread.close()
         with pytest.raises(Unavailable, match="not applied"):
-            put.result(10)
+            call.result(10)
 
 
 def test_what_entering_raises_reaches_the_caller() -> None:
