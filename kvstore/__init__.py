@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from kvstore.founding import new_cluster_id as new_cluster_id
     from kvstore.server.node import Node as Node
 
+# Errors are at home in kvstore.errors.
 _HOMES = {
     "AsyncClient": "kvstore.client.asynchronous",
     "Client": "kvstore.client.blocking",
@@ -68,31 +69,6 @@ _HOMES = {
     "open": "kvstore.embedded",
     "open_async": "kvstore.embedded",
 }
-_ERRORS = frozenset(
-    {
-        "Busy",
-        "Closed",
-        "Compacted",
-        "ConfigError",
-        "CorruptionError",
-        "DamagedDirectory",
-        "DataDirectoryError",
-        "DeadlineExceeded",
-        "DirectoryLocked",
-        "DirectoryNotFounded",
-        "ForeignDirectory",
-        "FutureRevision",
-        "InvalidRequest",
-        "KVStoreError",
-        "LeadershipLost",
-        "NewerFormat",
-        "NotLeader",
-        "OutcomeUnknown",
-        "ProposalDropped",
-        "RequestTooLarge",
-        "Unavailable",
-    }
-)
 
 __all__ = [
     "AsyncClient",
@@ -141,8 +117,12 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Import a public name on first use (PEP 562): ``kvstore.raft`` needs no gRPC."""
-    home = "kvstore.errors" if name in _ERRORS else _HOMES.get(name)
-    if home is None:
+    if name not in __all__:
         raise AttributeError(f"module 'kvstore' has no attribute {name!r}")
-    found: object = getattr(import_module(home), name)
+    found: object = getattr(import_module(_HOMES.get(name, "kvstore.errors")), name)
     return found
+
+
+def __dir__() -> list[str]:
+    """The public names too, loaded or not."""
+    return sorted({*globals(), *__all__})

@@ -21,6 +21,23 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     assert not hasattr(kvstore, "no_such_name")
 
 
+def test_public_names_are_listed_and_completed() -> None:
+    """Goal: a prompt that completes names knows those that are not loaded yet. Method:
+    a process of its own, where none is."""
+    program = (
+        "import sys, kvstore; print(set(kvstore.__all__) - set(dir(kvstore)));"
+        "print([m for m in sys.modules if 'kvstore.' in m])"
+    )
+    outcome = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert outcome.stdout == "set()\n[]\n"
+
+
 def test_importing_kvstore_loads_nothing_else() -> None:
     program = "import sys, kvstore; print(*(m for m in sys.modules if 'kvstore.' in m))"
     outcome = subprocess.run(
