@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import kvstore
-from kvstore.embedded import NodeTransport
 from kvstore.errors import Closed, CorruptionError, KVStoreError, OutcomeUnknown
 from kvstore.storage.lmdb_log import LMDBLog
 from kvstore.storage.lmdb_state import LMDBState
@@ -157,12 +156,13 @@ def test_closing_answers_what_is_in_flight(tmp_path: Path, log_fault: Fault) -> 
 def test_a_node_that_is_closed_beneath_its_client_refuses(tmp_path: Path) -> None:
     """Goal: a member's owner may stop it while others in the process still call."""
 
+    kvstore.open(tmp_path / "data").close()
+    config = kvstore.Config(data_dir=tmp_path / "data", network=False)
+
     async def scenario() -> None:
-        async with kvstore.open_async(tmp_path / "data") as store:
+        async with kvstore.Node(config) as node, kvstore.client_of(node) as store:
             await store.put("k", "v")
-            transport = store._pipeline._transport
-            assert isinstance(transport, NodeTransport)
-            await transport._node.close()
+            await node.close()
             async with asyncio.timeout(PROMPTLY_S):
                 with pytest.raises(Closed):
                     await store.put("k", "v")
