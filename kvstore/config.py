@@ -38,7 +38,7 @@ class Config:
     tick_interval_ms: int = 10
     """Resolution of the node's timers."""
     heartbeat_interval_ms: int = 100
-    """A leader is heard at least this often. At most a third of the election timeout."""
+    """A leader is heard at least this often: a third of the election timeout at most."""
     election_timeout_ms: int = 500
     """T: a follower that has not heard a leader campaigns after [T, 2T); a leader that
     has not heard a quorum for T steps down."""
@@ -113,6 +113,8 @@ class Config:
         for name in ("listen", "metrics"):
             if (address := getattr(self, name)) is not None:
                 check_bindable(name, address, insecure=self.insecure)
+        for peer, address in self.peer_addresses.items():
+            check_address(f"peer_addresses[{peer}]", address, port_min=1)
 
     def _check_ranges(self) -> None:
         for name, (low, high) in RANGES.items():

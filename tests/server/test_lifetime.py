@@ -76,6 +76,12 @@ def test_nothing_listens_beyond_the_loopback_unless_told_to(tmp_path: Path) -> N
     run(scenario())
 
 
+def test_a_peer_is_dialled_where_somebody_can_listen(tmp_path: Path) -> None:
+    for address in ("nonsense", "host:0", "host:70000"):
+        with pytest.raises(ConfigError, match=r"peer_addresses\[2\]"):
+            Config(data_dir=tmp_path, peer_addresses={2: address})
+
+
 def test_a_port_in_use_is_a_configuration_error_and_leaves_nothing_open(
     tmp_path: Path,
 ) -> None:
