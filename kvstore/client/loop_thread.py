@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from types import TracebackType
 from typing import Generic, TypeVar
 
 from kvstore.errors import Closed, OutcomeUnknown
@@ -150,25 +149,14 @@ class _Running(Generic[_T]):
             self._thread.join()
 
     def _serve(self) -> None:
-        with contextlib.ExitStack() as stack:
-            stack.push(self._end)
+        try:
             # The runner cancels what is left, and ends generators and executors.
-            runner = stack.enter_context(asyncio.Runner(loop_factory=new_event_loop))
-            runner.run(self._main())
-
-    def _end(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        """What ended the thread is raised in those that wait for it, and not here."""
-        del kind, trace  # the error has both
-        if error is not None:
+            with asyncio.Runner(loop_factory=new_event_loop) as runner:
+                runner.run(self._main())
+        except BaseException as error:  # noqa: BLE001 - raised in those that wait
             self._fail(error)
         else:
             self._ended.set_result(None)
-        return True
 
     def _fail(self, error: BaseException) -> None:
         for waited_for in (self._begun, self._ready, self._ended):
