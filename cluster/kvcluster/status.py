@@ -8,6 +8,7 @@ import grpc
 
 from kvcluster.process import ProcessIdentity
 from kvcluster.topology import NodeSpec
+from kvstore.client.leadership import followed_leader
 from kvstore.pb import cluster_pb2
 
 STATUS_METHOD = "/kvstore.v1.Cluster/Status"
@@ -54,21 +55,8 @@ class ClusterStatus:
 
     @property
     def leader(self) -> NodeStatus | None:
-        """The leader that a majority of all members follows in its term, else None.
-
-        A deposed leader that has not heard of its fall yet calls itself leader too;
-        the majority tells them apart.
-        """
-        leaders = [node for node in self.nodes if node.role == "leader"]
-        for leader in sorted(leaders, key=lambda node: -node.term):
-            followers = sum(
-                1
-                for node in self.nodes
-                if node.term == leader.term and node.leader_id == leader.node_id
-            )
-            if followers > len(self.nodes) // 2:
-                return leader
-        return None
+        """The leader that a majority of all members follows in its term, else None."""
+        return followed_leader(self.nodes, members=len(self.nodes))
 
     @property
     def term(self) -> int:

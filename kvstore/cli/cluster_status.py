@@ -4,17 +4,15 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import grpc.aio
-
 from kvstore.cli.options import Connection
 from kvstore.cli.output import plural
+from kvstore.client.cluster import status_of
+from kvstore.client.leadership import followed_leader
 from kvstore.errors import ConfigError, Unavailable
 from kvstore.pb import cluster_pb2
 
 ANSWER_TIMEOUT_S_MAX = 1.5
 """A node that is up answers in milliseconds; one that hangs must not hold up all."""
-
-_STATUS_METHOD = "/kvstore.v1.Cluster/Status"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,24 +45,12 @@ class ClusterReport:
 
     @property
     def leader(self) -> NodeReport | None:
-        """The leader that a majority of all members follows, if there is one.
-
-        A deposed leader that does not know yet says "leader" too; its followers tell.
-        """
-        for node in self.nodes:
-            status = node.status
-            if status is None or status.role != "leader":
-                continue
-            followers = sum(
-                1
-                for other in self.answering
-                if other.status is not None
-                and other.status.term == status.term
-                and other.status.leader_id == status.node_id
-            )
-            if followers >= self.quorum:
-                return node
-        return None
+        """The leader that a majority of all members follows, if there is one."""
+        answers = [node.status for node in self.nodes if node.status is not None]
+        leader = followed_leader(answers, members=len(self.nodes))
+        if leader is None:
+            return None
+        return next(node for node in self.nodes if node.status is leader)
 
     @property
     def healthy(self) -> bool:
@@ -181,34 +167,18 @@ async def _ask_all(
 
 
 async def _ask(node_id: int, address: str, timeout_s: float) -> NodeReport:
-    # No proxy between members, whatever http_proxy says.
-    options = [("grpc.enable_http_proxy", 0)]
-    async with grpc.aio.insecure_channel(address, options=options) as channel:
-        ask = channel.unary_unary(
-            _STATUS_METHOD,
-            request_serializer=cluster_pb2.StatusRequest.SerializeToString,
-            response_deserializer=cluster_pb2.StatusResponse.FromString,
+    try:
+        status = await status_of(address, timeout_s)
+    except Unavailable as error:
+        return NodeReport(
+            node_id=node_id, address=address, status=None, problem=str(error)
         )
-        try:
-            status = await ask(cluster_pb2.StatusRequest(), timeout=timeout_s)
-        except grpc.aio.AioRpcError as error:
-            return NodeReport(
-                node_id=node_id, address=address, status=None, problem=_problem(error)
-            )
     if node_id not in (0, status.node_id):
         problem = f"node {status.node_id} answers there"
         return NodeReport(
             node_id=node_id, address=address, status=None, problem=problem
         )
     return NodeReport(node_id=status.node_id, address=address, status=status)
-
-
-def _problem(error: grpc.aio.AioRpcError) -> str:
-    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return "no answer in time"
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
-        return "not reachable"
-    return str(error.code().name).lower().replace("_", " ")
 
 
 def _can_lose(spare: int) -> str:

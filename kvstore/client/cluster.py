@@ -115,23 +115,10 @@ class ClusterTransport:
             stream = self._stream
             endpoint = stream.endpoint if stream else self._endpoints[self._next]
         check_address("endpoint", endpoint, port_min=1)
-        async with grpc.aio.insecure_channel(
-            endpoint, options=CLIENT_CHANNEL_OPTIONS
-        ) as channel:
-            ask = channel.unary_unary(
-                _STATUS,
-                request_serializer=cluster_pb2.StatusRequest.SerializeToString,
-                response_deserializer=cluster_pb2.StatusResponse.FromString,
-            )
-            try:
-                status: cluster_pb2.StatusResponse = await ask(
-                    cluster_pb2.StatusRequest(), timeout=timeout_s
-                )
-                return status
-            except grpc.aio.AioRpcError as error:
-                late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-                why = f"no answer in {timeout_s:g} s" if late else reason(error)
-                raise Unavailable(f"no status of {endpoint}: {why}") from error
+        try:
+            return await status_of(endpoint, timeout_s)
+        except Unavailable as error:
+            raise Unavailable(f"no status of {endpoint}: {error}") from error
 
     async def close(self) -> None:
         draining = dict(self._draining)
@@ -141,3 +128,28 @@ class ClusterTransport:
         await asyncio.gather(*draining, return_exceptions=True)
         if self._stream is not None:
             await self._stream.close()
+
+
+async def status_of(endpoint: str, timeout_s: float) -> cluster_pb2.StatusResponse:
+    """What the node at ``endpoint`` says of itself, over a connection of its own.
+
+    Raises:
+        Unavailable: it does not answer in time; the message says only why. Definite.
+    """
+    async with grpc.aio.insecure_channel(
+        endpoint, options=CLIENT_CHANNEL_OPTIONS
+    ) as channel:
+        ask = channel.unary_unary(
+            _STATUS,
+            request_serializer=cluster_pb2.StatusRequest.SerializeToString,
+            response_deserializer=cluster_pb2.StatusResponse.FromString,
+        )
+        try:
+            status: cluster_pb2.StatusResponse = await ask(
+                cluster_pb2.StatusRequest(), timeout=timeout_s
+            )
+        except grpc.aio.AioRpcError as error:
+            late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            why = f"no answer in {timeout_s:g} s" if late else reason(error)
+            raise Unavailable(why) from error
+    return status
