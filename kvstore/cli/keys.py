@@ -11,8 +11,17 @@ from typing import TypeVar
 import click
 
 from kvstore.client.keys import NO_END, span
+from kvstore.pb import kv_pb2
 
 KEY_FORMATS = ("text", "hex", "base64")
+SORT_TARGETS = {
+    "key": kv_pb2.Range.KEY,
+    "version": kv_pb2.Range.VERSION,
+    "create": kv_pb2.Range.CREATE,
+    "mod": kv_pb2.Range.MOD,
+    "value": kv_pb2.Range.VALUE,
+}
+"""What a range can be sorted by."""
 
 Result = TypeVar("Result")
 

@@ -6,7 +6,12 @@ from collections.abc import Callable
 import click
 
 from kvstore.cli.errors import CommandFailed, ExitCode
-from kvstore.cli.keys import choose_range, key_format_option, prefix_range
+from kvstore.cli.keys import (
+    SORT_TARGETS,
+    choose_range,
+    key_format_option,
+    prefix_range,
+)
 from kvstore.cli.options import (
     Connection,
     connection_options,
@@ -28,13 +33,6 @@ from kvstore.cli.results import pair_json, print_pairs
 from kvstore.cli.store import Store, run
 from kvstore.pb import kv_pb2
 
-_SORT_TARGETS = {
-    "key": kv_pb2.Range.KEY,
-    "version": kv_pb2.Range.VERSION,
-    "create": kv_pb2.Range.CREATE,
-    "mod": kv_pb2.Range.MOD,
-    "value": kv_pb2.Range.VALUE,
-}
 _PLAIN_CONTROLS = "\n\t"
 
 
@@ -119,7 +117,7 @@ def get(
 )
 @click.option(
     "--sort-by",
-    type=click.Choice(list(_SORT_TARGETS)),
+    type=click.Choice(list(SORT_TARGETS)),
     default="key",
     show_default=True,
     help="By key, number of writes, creation, last change, or value.",
@@ -174,7 +172,7 @@ def range_(
         limit=limit or 0,
         revision=revision or 0,
         sort_order=order,
-        sort_target=_SORT_TARGETS[sort_by],
+        sort_target=SORT_TARGETS[sort_by],
         keys_only=keys_only,
         count_only=count_only,
     )

@@ -16,18 +16,17 @@ import binascii
 import json
 from collections.abc import Callable, Iterator, Mapping
 
-from kvstore.cli.keys import KeyRange, from_key_range, key_range, prefix_range
+from kvstore.cli.keys import (
+    SORT_TARGETS,
+    KeyRange,
+    from_key_range,
+    key_range,
+    prefix_range,
+)
 from kvstore.pb import kv_pb2
 
 INT64_MAX = 2**63 - 1
 
-_SORT_TARGETS = {
-    "key": kv_pb2.Range.KEY,
-    "version": kv_pb2.Range.VERSION,
-    "create": kv_pb2.Range.CREATE,
-    "mod": kv_pb2.Range.MOD,
-    "value": kv_pb2.Range.VALUE,
-}
 _COMPARISONS = {
     "==": kv_pb2.Compare.EQUAL,
     "!=": kv_pb2.Compare.NOT_EQUAL,
@@ -244,7 +243,7 @@ def _parse_get(body: _Fields) -> kv_pb2.Operation:
     order = kv_pb2.Range.NONE
     target = kv_pb2.Range.KEY
     if body.has("sort_by") or body.has("descending"):
-        target = _SORT_TARGETS[body.choice("sort_by", _SORT_TARGETS, "key")]
+        target = SORT_TARGETS[body.choice("sort_by", SORT_TARGETS, "key")]
         descending = body.flag("descending")
         order = kv_pb2.Range.DESCEND if descending else kv_pb2.Range.ASCEND
     request = kv_pb2.Range(

@@ -21,12 +21,12 @@ from enum import StrEnum
 from pathlib import Path
 
 import kvstore
-from kvcluster.bench.documents import Json
 from kvcluster.bench.statistics import median, percentile
 from kvcluster.errors import NotReady
 from kvcluster.local import LocalCluster
 from kvcluster.scratch import Scratch, scratch_directory
 from kvcluster.signals import uninterrupted
+from kvstore.cli.output import Json
 from kvstore.config import Config
 from kvstore.errors import KVStoreError
 from kvstore.event_loop import new_event_loop

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from kvcluster.bench.documents import Json
 from kvcluster.bench.load import Load, Plan, Round
 from kvcluster.bench.statistics import median
 from kvcluster.bench.targets import EtcdTarget, KvstoreTarget, Target, find_etcd
 from kvcluster.scratch import Scratch, scratch_directory
 from kvcluster.signals import uninterrupted
+from kvstore.cli.output import Json
 from kvstore.event_loop import new_event_loop
 
 ROUND_S = 5.0
