@@ -3,7 +3,8 @@
 Node 1 leads, the others follow. It lets the tests of LocalCluster start and stop
 processes in a fraction of the time that real nodes need, and misbehave on request:
 the file ``fail-init`` or ``fail-serve`` in the node's directory makes it exit with 1,
-``ignore-term`` makes it ignore SIGTERM.
+``ignore-term`` makes it ignore SIGTERM, ``hold-serve`` makes it wait until the file is
+gone.
 """
 
 import signal
@@ -59,6 +60,9 @@ def serve(
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     else:
         signal.signal(signal.SIGTERM, lambda _number, _frame: ended.set())
+    hold = directory.parent / "hold-serve"
+    while hold.exists() and not ended.wait(0.005):
+        pass
     node_id = int((directory / "member").read_text().split()[0])
 
     def status(_request: bytes, _context: grpc.ServicerContext) -> bytes:
@@ -69,6 +73,7 @@ def serve(
             leader_id=LEADER,
             commit_index=10,
             applied_index=10,
+            leader_changes=1,
             version="stub",
         ).SerializeToString()
 
