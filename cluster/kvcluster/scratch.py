@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvcluster.errors import ClusterError
+from kvcluster.signals import uninterrupted
 
 MEMORY_FILESYSTEMS = frozenset({"tmpfs", "ramfs", "devtmpfs", "rootfs"})
 
@@ -32,7 +33,7 @@ class Scratch:
 def scratch_directory(
     prefix: str, *, parent: Path | None = None, allow_memory: bool = False
 ) -> Iterator[Scratch]:
-    """A new directory, deleted at the end.
+    """A new directory, deleted at the end, also if interrupted. Main thread only.
 
     ``parent`` decides where; otherwise the first that is on a disk of TMPDIR, /var/tmp
     and the current directory. Raises ClusterError if there is none, unless
@@ -52,11 +53,12 @@ def scratch_directory(
             advice="Name one with --scratch; a memory filesystem does not count.",
         )
     directory = Path(tempfile.mkdtemp(prefix=prefix, dir=chosen[0]))
-    filesystem, device = filesystem_of(directory)
     try:
+        filesystem, device = filesystem_of(directory)
         yield Scratch(directory=directory, filesystem=filesystem, device=device)
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        with uninterrupted():
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def filesystem_of(path: Path) -> tuple[str, str]:

@@ -2,19 +2,28 @@
 
 import asyncio
 import json
+import os
 import random
+import shutil
+import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kvcluster.bench import put as put_bench
+from kvcluster.bench import targets
 from kvcluster.bench.load import Load, Plan, Round
 from kvcluster.bench.put import Report, Summary
 from kvcluster.bench.statistics import median, percentile
+from kvcluster.bench.targets import KvstoreTarget
 from kvcluster.errors import ClusterError
+from kvcluster.local import LocalCluster
+from kvcluster.process import ProcessIdentity
 from kvcluster.scratch import Scratch, filesystem_of, scratch_directory
+from kvcluster.status import ClusterStatus
 from kvstore.errors import Unavailable
 from tests.command_line import kvstore
 
@@ -159,6 +168,59 @@ def test_a_scratch_directory_goes_to_a_disk_and_goes_away(tmp_path: Path) -> Non
         assert scratch.directory.parent == tmp_path
         assert scratch.filesystem == filesystem_of(tmp_path)[0]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_does_not_keep_a_scratch_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(directory: Path, **options: bool) -> None:
+        signal.raise_signal(signal.SIGINT)
+        rmtree(directory, **options)
+
+    rmtree: Any = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    with scratch_directory("x-", parent=tmp_path, allow_memory=True):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.process
+def test_a_load_begins_once_all_nodes_know_their_leader(
+    stub_cluster: Callable[..., LocalCluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: no node's first leader counts as a change. Method: one starts late."""
+    cluster = stub_cluster()
+    late = cluster.directory / "node-3" / "hold-serve"
+    late.touch()
+    wait_caught_up = cluster.wait_caught_up
+
+    def let_it_serve(timeout_s: float) -> ClusterStatus:
+        late.unlink()
+        return wait_caught_up(timeout_s)
+
+    monkeypatch.setattr(cluster, "wait_caught_up", let_it_serve)
+    monkeypatch.setattr(LocalCluster, "create", lambda *_, **__: cluster)
+    target = KvstoreTarget(cluster.directory, nodes=3)
+    target.start()
+    assert target.leader_epochs() == (1, 1, 1)
+
+
+def test_an_interrupt_while_etcd_starts_leaves_no_process_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("aetcd")
+    started = ProcessIdentity.of(os.getpid())
+
+    def spawn(*_: object, **__: object) -> ProcessIdentity | None:
+        signal.raise_signal(signal.SIGINT)
+        return started
+
+    monkeypatch.setattr(targets, "find_etcd", lambda: Path("etcd"))
+    monkeypatch.setattr(targets, "spawn", spawn)
+    target = targets.EtcdTarget(tmp_path / "etcd", nodes=3)
+    with pytest.raises(KeyboardInterrupt):
+        target.start()
+    assert target._processes == [started]
 
 
 def test_a_memory_filesystem_is_no_disk() -> None:

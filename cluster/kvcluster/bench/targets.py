@@ -23,6 +23,7 @@ from kvcluster.bench.load import Put
 from kvcluster.errors import ClusterError, NodeFailed, NotReady
 from kvcluster.local import LocalCluster
 from kvcluster.process import ProcessIdentity, spawn, stop_all
+from kvcluster.signals import signals_held
 from kvcluster.topology import LOOPBACK, free_ports
 from kvstore.errors import KVStoreError
 
@@ -39,7 +40,7 @@ class Target(Protocol):
     """What its client raises when the store did not acknowledge."""
 
     def start(self) -> None:
-        """Start all nodes and wait for a leader."""
+        """Start all nodes and wait until all follow a leader."""
 
     def pause(self) -> None:
         """Freeze all nodes, so that they use no CPU while another target is loaded."""
@@ -74,7 +75,9 @@ class KvstoreTarget:
 
     def start(self) -> None:
         self._cluster.start()
-        self._cluster.wait_for_leader(LEADER_TIMEOUT_S)
+        # All of them: one that does not answer yet has counted no leader, and the
+        # first that it hears of would pass for a change.
+        self._cluster.wait_caught_up(LEADER_TIMEOUT_S)
 
     def pause(self) -> None:
         for process in self._cluster.processes():
@@ -148,7 +151,9 @@ class EtcdTarget:
             command += ["--initial-advertise-peer-urls", url]
             command += ["--initial-cluster", members]
             log = self._directory / f"n{number}.log"
-            self._processes.append(spawn(command, log=log))
+            with signals_held():
+                # Or an interrupt could leave a process that nobody stops.
+                self._processes.append(spawn(command, log=log))
         self._leader_port()
 
     def pause(self) -> None:
