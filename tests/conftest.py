@@ -3,7 +3,7 @@
 import pytest
 
 # Later levels take longer and say less about where a fault is.
-LEVELS = ("slow", "process", "netns")
+LEVELS = ("slow", "process")
 
 
 def level(item: pytest.Item) -> int:

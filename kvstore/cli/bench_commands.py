@@ -203,8 +203,8 @@ def failover(
         scratch_parent=scratch,
     )
     quiet = output is OutputFormat.JSON
-    with render.failover_progress(options, quiet=quiet) as on_round:
-        report = failover_bench.run(options, on_round)
+    on_round = render.failover_progress(options, quiet=quiet)
+    report = failover_bench.run(options, on_round)
     if output is OutputFormat.JSON:
         print_json(report.as_json())
     else:

@@ -133,10 +133,7 @@ def _busy(summary: put.Summary) -> float:
     return _share(summary, ours + summary.other_cpu_seconds)
 
 
-@contextmanager
-def failover_progress(
-    options: failover.Options, *, quiet: bool
-) -> Iterator[failover.OnRound]:
+def failover_progress(options: failover.Options, *, quiet: bool) -> failover.OnRound:
     """One line a round on stderr; nothing if ``quiet`` and stderr is no terminal."""
     console = Console(stderr=True, highlight=False)
     talk = console.is_terminal or not quiet
@@ -150,7 +147,7 @@ def failover_progress(
         if talk:
             console.print(f"{number:3}/{options.rounds}  {outage_ms:8.1f} ms")
 
-    yield on_round
+    return on_round
 
 
 def print_failover(report: failover.Report) -> None:
