@@ -38,7 +38,7 @@ class Config:
     tick_interval_ms: int = 10
     """Resolution of the node's timers."""
     heartbeat_interval_ms: int = 100
-    """A leader is heard at least this often: a third of the election timeout at most."""
+    """A leader is heard at least this often. At most a third of the timeout below."""
     election_timeout_ms: int = 500
     """T: a follower that has not heard a leader campaigns after [T, 2T); a leader that
     has not heard a quorum for T steps down."""
