@@ -21,26 +21,34 @@ if TYPE_CHECKING:
     from kvstore.embedded import client_of as client_of
     from kvstore.embedded import open as open  # noqa: A004 - as of a file
     from kvstore.embedded import open_async as open_async
+    from kvstore.errors import Behind as Behind
     from kvstore.errors import Busy as Busy
+    from kvstore.errors import ChangePending as ChangePending
     from kvstore.errors import Closed as Closed
     from kvstore.errors import Compacted as Compacted
     from kvstore.errors import ConfigError as ConfigError
     from kvstore.errors import CorruptionError as CorruptionError
     from kvstore.errors import DamagedDirectory as DamagedDirectory
+    from kvstore.errors import DamagedSnapshot as DamagedSnapshot
     from kvstore.errors import DataDirectoryError as DataDirectoryError
     from kvstore.errors import DeadlineExceeded as DeadlineExceeded
     from kvstore.errors import DirectoryLocked as DirectoryLocked
     from kvstore.errors import DirectoryNotFounded as DirectoryNotFounded
+    from kvstore.errors import EpochChanged as EpochChanged
     from kvstore.errors import ForeignDirectory as ForeignDirectory
     from kvstore.errors import FutureRevision as FutureRevision
+    from kvstore.errors import IdentityLost as IdentityLost
     from kvstore.errors import InvalidRequest as InvalidRequest
     from kvstore.errors import KVStoreError as KVStoreError
     from kvstore.errors import LeadershipLost as LeadershipLost
+    from kvstore.errors import MembershipRefused as MembershipRefused
     from kvstore.errors import NewerFormat as NewerFormat
     from kvstore.errors import NotLeader as NotLeader
     from kvstore.errors import OutcomeUnknown as OutcomeUnknown
     from kvstore.errors import ProposalDropped as ProposalDropped
+    from kvstore.errors import Removed as Removed
     from kvstore.errors import RequestTooLarge as RequestTooLarge
+    from kvstore.errors import SessionExpired as SessionExpired
     from kvstore.errors import Unavailable as Unavailable
     from kvstore.founding import found as found
     from kvstore.founding import new_cluster_id as new_cluster_id
@@ -72,7 +80,9 @@ _HOMES = {
 
 __all__ = [
     "AsyncClient",
+    "Behind",
     "Busy",
+    "ChangePending",
     "Client",
     "Closed",
     "CompactResult",
@@ -82,18 +92,22 @@ __all__ = [
     "ConfigError",
     "CorruptionError",
     "DamagedDirectory",
+    "DamagedSnapshot",
     "DataDirectoryError",
     "DeadlineExceeded",
     "DeleteResult",
     "DirectoryLocked",
     "DirectoryNotFounded",
+    "EpochChanged",
     "ForeignDirectory",
     "FutureRevision",
+    "IdentityLost",
     "InvalidRequest",
     "KVStoreError",
     "KeyValue",
     "LeadershipLost",
     "MemberAddress",
+    "MembershipRefused",
     "NewerFormat",
     "Node",
     "NodeStatus",
@@ -103,8 +117,10 @@ __all__ = [
     "ProposalDropped",
     "PutResult",
     "RangeResult",
+    "Removed",
     "RequestTooLarge",
     "ResponseHeader",
+    "SessionExpired",
     "TxnResult",
     "Unavailable",
     "client_of",

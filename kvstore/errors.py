@@ -15,10 +15,15 @@ Each class states two things (after Maelstrom's ``errors.edn`` and aiokafka):
     ├─ InvalidRequest                         definite
     │  ├─ RequestTooLarge
     │  ├─ Compacted
-    │  └─ FutureRevision
+    │  ├─ FutureRevision
+    │  ├─ EpochChanged
+    │  ├─ SessionExpired
+    │  └─ MembershipRefused
     ├─ Unavailable                            definite, retryable
     │  ├─ NotLeader
     │  ├─ ProposalDropped
+    │  ├─ Behind
+    │  ├─ ChangePending
     │  └─ Busy
     ├─ OutcomeUnknown                         indefinite
     │  ├─ DeadlineExceeded
@@ -29,7 +34,10 @@ Each class states two things (after Maelstrom's ``errors.edn`` and aiokafka):
     │  ├─ DirectoryNotFounded
     │  ├─ ForeignDirectory
     │  ├─ NewerFormat
-    │  └─ DamagedDirectory
+    │  ├─ DamagedDirectory
+    │  └─ IdentityLost
+    ├─ DamagedSnapshot                        definite
+    ├─ Removed                                definite
     ├─ ConfigError                            definite
     └─ Closed                                 definite
 
@@ -98,6 +106,32 @@ class FutureRevision(InvalidRequest):
         return {"current_revision": str(self.current_revision)}
 
 
+class EpochChanged(InvalidRequest):
+    """The revision is of another epoch: the store was restored from a backup since.
+
+    Revisions of two epochs do not compare. Forget what was read, and read anew.
+    """
+
+    def __init__(self, message: str, *, epoch: int = 0) -> None:
+        super().__init__(message)
+        self.epoch = int(epoch)
+
+    def details(self) -> dict[str, str]:
+        return {"epoch": str(self.epoch)}
+
+
+class SessionExpired(InvalidRequest):
+    """The client's session is gone, so the command was not carried out *now*.
+
+    Whether an earlier attempt of the same command was, this node cannot tell any more:
+    a client that made one must report an unknown outcome.
+    """
+
+
+class MembershipRefused(InvalidRequest):
+    """The change of members makes no sense, or would be unsafe. Nothing was changed."""
+
+
 class Unavailable(KVStoreError):
     """No node could take the request. It was certainly not applied; try again."""
 
@@ -105,18 +139,45 @@ class Unavailable(KVStoreError):
 
 
 class NotLeader(Unavailable):
-    """This node does not lead. ``leader_id`` is whom it follows; 0 is nobody."""
+    """This node does not lead. ``leader_id`` is whom it follows; 0 is nobody.
 
-    def __init__(self, message: str, *, leader_id: int = 0) -> None:
+    ``leader_address`` is where that one serves, if it is known.
+    """
+
+    def __init__(
+        self, message: str, *, leader_id: int = 0, leader_address: str = ""
+    ) -> None:
         super().__init__(message)
         self.leader_id = int(leader_id)
+        self.leader_address = leader_address
 
     def details(self) -> dict[str, str]:
-        return {"leader_id": str(self.leader_id)}
+        return {
+            "leader_id": str(self.leader_id),
+            "leader_address": self.leader_address,
+        }
 
 
 class ProposalDropped(Unavailable):
     """The request was let go before it reached a log, as at a leader change."""
+
+
+class Behind(Unavailable):
+    """This node has not applied what the client saw elsewhere. Another one may have.
+
+    ``revision`` is what it has applied.
+    """
+
+    def __init__(self, message: str, *, revision: int = 0) -> None:
+        super().__init__(message)
+        self.revision = int(revision)
+
+    def details(self) -> dict[str, str]:
+        return {"revision": str(self.revision)}
+
+
+class ChangePending(Unavailable):
+    """Another change of members is under way: one at a time. Nothing was changed."""
 
 
 class Busy(Unavailable):
@@ -206,6 +267,22 @@ class NewerFormat(DataDirectoryError):
 
 class DamagedDirectory(DataDirectoryError):
     """A part of the directory is missing or unreadable."""
+
+
+class IdentityLost(DataDirectoryError):
+    """The cluster knows this member by another data directory.
+
+    The member's disk was lost and its directory made anew under the old id. It has
+    forgotten what it promised, so no member listens to it: replace it under a new id.
+    """
+
+
+class DamagedSnapshot(KVStoreError):
+    """A snapshot file, or one that a peer sent, is not whole. Nothing was changed."""
+
+
+class Removed(KVStoreError):
+    """This node was removed from its cluster, and has stopped. Its id is spent."""
 
 
 class ConfigError(KVStoreError):

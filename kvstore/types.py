@@ -30,5 +30,20 @@ ReadyNumber = NewType("ReadyNumber", int)
 Ticket = NewType("Ticket", int)
 """Names one request inside a replica until it is answered."""
 
+Epoch = NewType("Epoch", int)
+"""Which history of the store: from 1, raised by each restore. Revisions of two epochs
+do not compare."""
+
+Incarnation = NewType("Incarnation", int)
+"""Names one data directory of a member, so that a member which lost its disk is told
+from itself. 1 to 2**63 - 1, drawn at random when the directory is made."""
+
+SessionId = NewType("SessionId", int)
+"""A client's session: the log index of the entry that opened it."""
+
 CLUSTER_ID_BYTES = 16
+FIRST_EPOCH = Epoch(1)
+UNKNOWN_INCARNATION = Incarnation(0)
+EPOCH_MAX = 2**15 - 1
+INCARNATION_MAX = 2**63 - 1
 NODE_ID_MAX = 2**63 - 1

@@ -153,6 +153,8 @@ def _exit_codes() -> dict[type, ExitCode]:
         errors.OutcomeUnknown: ExitCode.OUTCOME_UNKNOWN,
         errors.CorruptionError: ExitCode.CORRUPTION,
         errors.DataDirectoryError: ExitCode.DIRECTORY_OR_CONFIG,
+        errors.DamagedSnapshot: ExitCode.CORRUPTION,
+        errors.Removed: ExitCode.DIRECTORY_OR_CONFIG,
         errors.ConfigError: ExitCode.DIRECTORY_OR_CONFIG,
         errors.Closed: ExitCode.UNAVAILABLE,
     }

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18kvstore/pb/cluster.proto\x12\nkvstore.v1\"\x0f\n\rStatusRequest\"*\n\x06Member\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"\\\n\x0cPeerProgress\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x13\n\x0bmatch_index\x18\x02 \x01(\x04\x12\r\n\x05state\x18\x03 \x01(\t\x12\x17\n\x0frecently_active\x18\x04 \x01(\x08\"\xb3\x01\n\tScrubTour\x12\r\n\x05store\x18\x01 \x01(\t\x12\x17\n\x0ftours_completed\x18\x02 \x01(\x04\x12\x1f\n\x17records_checked_in_tour\x18\x03 \x01(\x04\x12\x17\n\x0frecords_checked\x18\x04 \x01(\x04\x12\x10\n\x08progress\x18\x05 \x01(\x01\x12\x17\n\x0f\x63orrupt_records\x18\x06 \x01(\x04\x12\x19\n\x11last_tour_seconds\x18\x07 \x01(\x01\"N\n\x0cScrubFinding\x12\r\n\x05store\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x02 \x01(\t\x12\x0f\n\x07key_hex\x18\x03 \x01(\t\x12\x0c\n\x04what\x18\x04 \x01(\t\"_\n\x0bScrubStatus\x12$\n\x05tours\x18\x01 \x03(\x0b\x32\x15.kvstore.v1.ScrubTour\x12*\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x18.kvstore.v1.ScrubFinding\"\x84\x04\n\x0eStatusResponse\x12\x12\n\ncluster_id\x18\x01 \x01(\x0c\x12\x0f\n\x07node_id\x18\x02 \x01(\x04\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x11\n\tleader_id\x18\x05 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x06 \x01(\x04\x12\x15\n\rapplied_index\x18\x07 \x01(\x04\x12\x16\n\x0elast_log_index\x18\x08 \x01(\x04\x12\x10\n\x08revision\x18\t \x01(\x03\x12\x18\n\x10\x63ompact_revision\x18\n \x01(\x03\x12\x18\n\x10raft_store_bytes\x18\x0b \x01(\x04\x12\x19\n\x11state_store_bytes\x18\x0c \x01(\x04\x12#\n\x07members\x18\r \x03(\x0b\x32\x12.kvstore.v1.Member\x12\'\n\x05peers\x18\x0e \x03(\x0b\x32\x18.kvstore.v1.PeerProgress\x12&\n\x05scrub\x18\x0f \x01(\x0b\x32\x17.kvstore.v1.ScrubStatus\x12\x16\n\x0euptime_seconds\x18\x10 \x01(\x01\x12\x0f\n\x07version\x18\x11 \x01(\t\x12\x16\n\x0eleader_changes\x18\x12 \x01(\x04\x12\x16\n\x0e\x66ormat_version\x18\x13 \x01(\r\x12\x13\n\x0b\x63pu_seconds\x18\x14 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x15 \x01(\x04\x32J\n\x07\x43luster\x12?\n\x06Status\x12\x19.kvstore.v1.StatusRequest\x1a\x1a.kvstore.v1.StatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18kvstore/pb/cluster.proto\x12\nkvstore.v1\"\x0f\n\rStatusRequest\"`\n\x06Member\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\r\n\x05voter\x18\x04 \x01(\x08\x12\x10\n\x08outgoing\x18\x05 \x01(\x08\"\\\n\x0cPeerProgress\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x13\n\x0bmatch_index\x18\x02 \x01(\x04\x12\r\n\x05state\x18\x03 \x01(\t\x12\x17\n\x0frecently_active\x18\x04 \x01(\x08\"\xb3\x01\n\tScrubTour\x12\r\n\x05store\x18\x01 \x01(\t\x12\x17\n\x0ftours_completed\x18\x02 \x01(\x04\x12\x1f\n\x17records_checked_in_tour\x18\x03 \x01(\x04\x12\x17\n\x0frecords_checked\x18\x04 \x01(\x04\x12\x10\n\x08progress\x18\x05 \x01(\x01\x12\x17\n\x0f\x63orrupt_records\x18\x06 \x01(\x04\x12\x19\n\x11last_tour_seconds\x18\x07 \x01(\x01\"N\n\x0cScrubFinding\x12\r\n\x05store\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x02 \x01(\t\x12\x0f\n\x07key_hex\x18\x03 \x01(\t\x12\x0c\n\x04what\x18\x04 \x01(\t\"_\n\x0bScrubStatus\x12$\n\x05tours\x18\x01 \x03(\x0b\x32\x15.kvstore.v1.ScrubTour\x12*\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x18.kvstore.v1.ScrubFinding\"\xe5\x05\n\x0eStatusResponse\x12\x12\n\ncluster_id\x18\x01 \x01(\x0c\x12\x0f\n\x07node_id\x18\x02 \x01(\x04\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x11\n\tleader_id\x18\x05 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x06 \x01(\x04\x12\x15\n\rapplied_index\x18\x07 \x01(\x04\x12\x16\n\x0elast_log_index\x18\x08 \x01(\x04\x12\x10\n\x08revision\x18\t \x01(\x03\x12\x18\n\x10\x63ompact_revision\x18\n \x01(\x03\x12\x18\n\x10raft_store_bytes\x18\x0b \x01(\x04\x12\x19\n\x11state_store_bytes\x18\x0c \x01(\x04\x12#\n\x07members\x18\r \x03(\x0b\x32\x12.kvstore.v1.Member\x12\'\n\x05peers\x18\x0e \x03(\x0b\x32\x18.kvstore.v1.PeerProgress\x12&\n\x05scrub\x18\x0f \x01(\x0b\x32\x17.kvstore.v1.ScrubStatus\x12\x16\n\x0euptime_seconds\x18\x10 \x01(\x01\x12\x0f\n\x07version\x18\x11 \x01(\t\x12\x16\n\x0eleader_changes\x18\x12 \x01(\x04\x12\x16\n\x0e\x66ormat_version\x18\x13 \x01(\r\x12\x13\n\x0b\x63pu_seconds\x18\x14 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x15 \x01(\x04\x12\r\n\x05\x65poch\x18\x16 \x01(\r\x12\r\n\x05joint\x18\x17 \x01(\x08\x12\x13\n\x0bincarnation\x18\x18 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x19 \x01(\t\x12\x17\n\x0f\x66irst_log_index\x18\x1a \x01(\x04\x12\x0f\n\x07removed\x18\x1b \x03(\x04\x12\x1b\n\x13snapshot_bytes_sent\x18\x1c \x01(\x04\x12\x0e\n\x06leases\x18\x1d \x01(\x08\x12\x1e\n\x16\x61nonymous_memory_bytes\x18\x1e \x01(\x04\x12\x10\n\x08sessions\x18\x1f \x01(\x04\x12\x12\n\ntransferee\x18  \x01(\x04\"\xc6\x01\n\x17\x43hangeMembershipRequest\x12$\n\x03\x61\x64\x64\x18\x01 \x01(\x0b\x32\x15.kvstore.v1.AddMemberH\x00\x12\x11\n\x07promote\x18\x02 \x01(\x04H\x00\x12\x10\n\x06remove\x18\x03 \x01(\x04H\x00\x12,\n\x07replace\x18\x04 \x01(\x0b\x32\x19.kvstore.v1.ReplaceMemberH\x00\x12\x14\n\nset_leases\x18\x05 \x01(\x08H\x00\x12\x12\n\ntimeout_ms\x18\x0f \x01(\rB\x08\n\x06\x63hange\"C\n\tAddMember\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x14\n\x0clearner_only\x18\x03 \x01(\x08\"J\n\rReplaceMember\x12\x13\n\x0bold_node_id\x18\x01 \x01(\x04\x12$\n\x05\x61\x64\x64\x65\x64\x18\x02 \x01(\x0b\x32\x15.kvstore.v1.AddMember\"R\n\x18\x43hangeMembershipResponse\x12#\n\x07members\x18\x01 \x03(\x0b\x32\x12.kvstore.v1.Member\x12\x11\n\tleader_id\x18\x02 \x01(\x04\";\n\x19TransferLeadershipRequest\x12\n\n\x02to\x18\x01 \x01(\x04\x12\x12\n\ntimeout_ms\x18\x02 \x01(\r\"=\n\x1aTransferLeadershipResponse\x12\x11\n\tleader_id\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\"\x15\n\x13SaveSnapshotRequest\"0\n\x0cSnapshotPart\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x32\xdb\x02\n\x07\x43luster\x12?\n\x06Status\x12\x19.kvstore.v1.StatusRequest\x1a\x1a.kvstore.v1.StatusResponse\x12]\n\x10\x43hangeMembership\x12#.kvstore.v1.ChangeMembershipRequest\x1a$.kvstore.v1.ChangeMembershipResponse\x12\x63\n\x12TransferLeadership\x12%.kvstore.v1.TransferLeadershipRequest\x1a&.kvstore.v1.TransferLeadershipResponse\x12K\n\x0cSaveSnapshot\x12\x1f.kvstore.v1.SaveSnapshotRequest\x1a\x18.kvstore.v1.SnapshotPart0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,17 +34,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSREQUEST']._serialized_start=40
   _globals['_STATUSREQUEST']._serialized_end=55
   _globals['_MEMBER']._serialized_start=57
-  _globals['_MEMBER']._serialized_end=99
-  _globals['_PEERPROGRESS']._serialized_start=101
-  _globals['_PEERPROGRESS']._serialized_end=193
-  _globals['_SCRUBTOUR']._serialized_start=196
-  _globals['_SCRUBTOUR']._serialized_end=375
-  _globals['_SCRUBFINDING']._serialized_start=377
-  _globals['_SCRUBFINDING']._serialized_end=455
-  _globals['_SCRUBSTATUS']._serialized_start=457
-  _globals['_SCRUBSTATUS']._serialized_end=552
-  _globals['_STATUSRESPONSE']._serialized_start=555
-  _globals['_STATUSRESPONSE']._serialized_end=1071
-  _globals['_CLUSTER']._serialized_start=1073
-  _globals['_CLUSTER']._serialized_end=1147
+  _globals['_MEMBER']._serialized_end=153
+  _globals['_PEERPROGRESS']._serialized_start=155
+  _globals['_PEERPROGRESS']._serialized_end=247
+  _globals['_SCRUBTOUR']._serialized_start=250
+  _globals['_SCRUBTOUR']._serialized_end=429
+  _globals['_SCRUBFINDING']._serialized_start=431
+  _globals['_SCRUBFINDING']._serialized_end=509
+  _globals['_SCRUBSTATUS']._serialized_start=511
+  _globals['_SCRUBSTATUS']._serialized_end=606
+  _globals['_STATUSRESPONSE']._serialized_start=609
+  _globals['_STATUSRESPONSE']._serialized_end=1350
+  _globals['_CHANGEMEMBERSHIPREQUEST']._serialized_start=1353
+  _globals['_CHANGEMEMBERSHIPREQUEST']._serialized_end=1551
+  _globals['_ADDMEMBER']._serialized_start=1553
+  _globals['_ADDMEMBER']._serialized_end=1620
+  _globals['_REPLACEMEMBER']._serialized_start=1622
+  _globals['_REPLACEMEMBER']._serialized_end=1696
+  _globals['_CHANGEMEMBERSHIPRESPONSE']._serialized_start=1698
+  _globals['_CHANGEMEMBERSHIPRESPONSE']._serialized_end=1780
+  _globals['_TRANSFERLEADERSHIPREQUEST']._serialized_start=1782
+  _globals['_TRANSFERLEADERSHIPREQUEST']._serialized_end=1841
+  _globals['_TRANSFERLEADERSHIPRESPONSE']._serialized_start=1843
+  _globals['_TRANSFERLEADERSHIPRESPONSE']._serialized_end=1904
+  _globals['_SAVESNAPSHOTREQUEST']._serialized_start=1906
+  _globals['_SAVESNAPSHOTREQUEST']._serialized_end=1927
+  _globals['_SNAPSHOTPART']._serialized_start=1929
+  _globals['_SNAPSHOTPART']._serialized_end=1977
+  _globals['_CLUSTER']._serialized_start=1980
+  _globals['_CLUSTER']._serialized_end=2327
 # @@protoc_insertion_point(module_scope)

@@ -11,12 +11,18 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Member(_message.Message):
-    __slots__ = ("node_id", "address")
+    __slots__ = ("node_id", "address", "incarnation", "voter", "outgoing")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    VOTER_FIELD_NUMBER: _ClassVar[int]
+    OUTGOING_FIELD_NUMBER: _ClassVar[int]
     node_id: int
     address: str
-    def __init__(self, node_id: _Optional[int] = ..., address: _Optional[str] = ...) -> None: ...
+    incarnation: int
+    voter: bool
+    outgoing: bool
+    def __init__(self, node_id: _Optional[int] = ..., address: _Optional[str] = ..., incarnation: _Optional[int] = ..., voter: _Optional[bool] = ..., outgoing: _Optional[bool] = ...) -> None: ...
 
 class PeerProgress(_message.Message):
     __slots__ = ("node_id", "match_index", "state", "recently_active")
@@ -69,7 +75,7 @@ class ScrubStatus(_message.Message):
     def __init__(self, tours: _Optional[_Iterable[_Union[ScrubTour, _Mapping]]] = ..., findings: _Optional[_Iterable[_Union[ScrubFinding, _Mapping]]] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("cluster_id", "node_id", "role", "term", "leader_id", "commit_index", "applied_index", "last_log_index", "revision", "compact_revision", "raft_store_bytes", "state_store_bytes", "members", "peers", "scrub", "uptime_seconds", "version", "leader_changes", "format_version", "cpu_seconds", "memory_bytes")
+    __slots__ = ("cluster_id", "node_id", "role", "term", "leader_id", "commit_index", "applied_index", "last_log_index", "revision", "compact_revision", "raft_store_bytes", "state_store_bytes", "members", "peers", "scrub", "uptime_seconds", "version", "leader_changes", "format_version", "cpu_seconds", "memory_bytes", "epoch", "joint", "incarnation", "address", "first_log_index", "removed", "snapshot_bytes_sent", "leases", "anonymous_memory_bytes", "sessions", "transferee")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +97,17 @@ class StatusResponse(_message.Message):
     FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
     CPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    JOINT_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_BYTES_SENT_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    ANONYMOUS_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    TRANSFEREE_FIELD_NUMBER: _ClassVar[int]
     cluster_id: bytes
     node_id: int
     role: str
@@ -112,4 +129,85 @@ class StatusResponse(_message.Message):
     format_version: int
     cpu_seconds: float
     memory_bytes: int
-    def __init__(self, cluster_id: _Optional[bytes] = ..., node_id: _Optional[int] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., leader_id: _Optional[int] = ..., commit_index: _Optional[int] = ..., applied_index: _Optional[int] = ..., last_log_index: _Optional[int] = ..., revision: _Optional[int] = ..., compact_revision: _Optional[int] = ..., raft_store_bytes: _Optional[int] = ..., state_store_bytes: _Optional[int] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[PeerProgress, _Mapping]]] = ..., scrub: _Optional[_Union[ScrubStatus, _Mapping]] = ..., uptime_seconds: _Optional[float] = ..., version: _Optional[str] = ..., leader_changes: _Optional[int] = ..., format_version: _Optional[int] = ..., cpu_seconds: _Optional[float] = ..., memory_bytes: _Optional[int] = ...) -> None: ...
+    epoch: int
+    joint: bool
+    incarnation: int
+    address: str
+    first_log_index: int
+    removed: _containers.RepeatedScalarFieldContainer[int]
+    snapshot_bytes_sent: int
+    leases: bool
+    anonymous_memory_bytes: int
+    sessions: int
+    transferee: int
+    def __init__(self, cluster_id: _Optional[bytes] = ..., node_id: _Optional[int] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., leader_id: _Optional[int] = ..., commit_index: _Optional[int] = ..., applied_index: _Optional[int] = ..., last_log_index: _Optional[int] = ..., revision: _Optional[int] = ..., compact_revision: _Optional[int] = ..., raft_store_bytes: _Optional[int] = ..., state_store_bytes: _Optional[int] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[PeerProgress, _Mapping]]] = ..., scrub: _Optional[_Union[ScrubStatus, _Mapping]] = ..., uptime_seconds: _Optional[float] = ..., version: _Optional[str] = ..., leader_changes: _Optional[int] = ..., format_version: _Optional[int] = ..., cpu_seconds: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., epoch: _Optional[int] = ..., joint: _Optional[bool] = ..., incarnation: _Optional[int] = ..., address: _Optional[str] = ..., first_log_index: _Optional[int] = ..., removed: _Optional[_Iterable[int]] = ..., snapshot_bytes_sent: _Optional[int] = ..., leases: _Optional[bool] = ..., anonymous_memory_bytes: _Optional[int] = ..., sessions: _Optional[int] = ..., transferee: _Optional[int] = ...) -> None: ...
+
+class ChangeMembershipRequest(_message.Message):
+    __slots__ = ("add", "promote", "remove", "replace", "set_leases", "timeout_ms")
+    ADD_FIELD_NUMBER: _ClassVar[int]
+    PROMOTE_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_FIELD_NUMBER: _ClassVar[int]
+    REPLACE_FIELD_NUMBER: _ClassVar[int]
+    SET_LEASES_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    add: AddMember
+    promote: int
+    remove: int
+    replace: ReplaceMember
+    set_leases: bool
+    timeout_ms: int
+    def __init__(self, add: _Optional[_Union[AddMember, _Mapping]] = ..., promote: _Optional[int] = ..., remove: _Optional[int] = ..., replace: _Optional[_Union[ReplaceMember, _Mapping]] = ..., set_leases: _Optional[bool] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+
+class AddMember(_message.Message):
+    __slots__ = ("node_id", "address", "learner_only")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    LEARNER_ONLY_FIELD_NUMBER: _ClassVar[int]
+    node_id: int
+    address: str
+    learner_only: bool
+    def __init__(self, node_id: _Optional[int] = ..., address: _Optional[str] = ..., learner_only: _Optional[bool] = ...) -> None: ...
+
+class ReplaceMember(_message.Message):
+    __slots__ = ("old_node_id", "added")
+    OLD_NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    ADDED_FIELD_NUMBER: _ClassVar[int]
+    old_node_id: int
+    added: AddMember
+    def __init__(self, old_node_id: _Optional[int] = ..., added: _Optional[_Union[AddMember, _Mapping]] = ...) -> None: ...
+
+class ChangeMembershipResponse(_message.Message):
+    __slots__ = ("members", "leader_id")
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    LEADER_ID_FIELD_NUMBER: _ClassVar[int]
+    members: _containers.RepeatedCompositeFieldContainer[Member]
+    leader_id: int
+    def __init__(self, members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., leader_id: _Optional[int] = ...) -> None: ...
+
+class TransferLeadershipRequest(_message.Message):
+    __slots__ = ("to", "timeout_ms")
+    TO_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    to: int
+    timeout_ms: int
+    def __init__(self, to: _Optional[int] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+
+class TransferLeadershipResponse(_message.Message):
+    __slots__ = ("leader_id", "term")
+    LEADER_ID_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    leader_id: int
+    term: int
+    def __init__(self, leader_id: _Optional[int] = ..., term: _Optional[int] = ...) -> None: ...
+
+class SaveSnapshotRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SnapshotPart(_message.Message):
+    __slots__ = ("data", "size_bytes")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    size_bytes: int
+    def __init__(self, data: _Optional[bytes] = ..., size_bytes: _Optional[int] = ...) -> None: ...

@@ -39,6 +39,21 @@ class ClusterStub:
                 request_serializer=kvstore_dot_pb_dot_cluster__pb2.StatusRequest.SerializeToString,
                 response_deserializer=kvstore_dot_pb_dot_cluster__pb2.StatusResponse.FromString,
                 _registered_method=True)
+        self.ChangeMembership = channel.unary_unary(
+                '/kvstore.v1.Cluster/ChangeMembership',
+                request_serializer=kvstore_dot_pb_dot_cluster__pb2.ChangeMembershipRequest.SerializeToString,
+                response_deserializer=kvstore_dot_pb_dot_cluster__pb2.ChangeMembershipResponse.FromString,
+                _registered_method=True)
+        self.TransferLeadership = channel.unary_unary(
+                '/kvstore.v1.Cluster/TransferLeadership',
+                request_serializer=kvstore_dot_pb_dot_cluster__pb2.TransferLeadershipRequest.SerializeToString,
+                response_deserializer=kvstore_dot_pb_dot_cluster__pb2.TransferLeadershipResponse.FromString,
+                _registered_method=True)
+        self.SaveSnapshot = channel.unary_stream(
+                '/kvstore.v1.Cluster/SaveSnapshot',
+                request_serializer=kvstore_dot_pb_dot_cluster__pb2.SaveSnapshotRequest.SerializeToString,
+                response_deserializer=kvstore_dot_pb_dot_cluster__pb2.SnapshotPart.FromString,
+                _registered_method=True)
 
 
 class ClusterServicer:
@@ -50,6 +65,26 @@ class ClusterServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ChangeMembership(self, request, context):
+        """At the leader; another node answers NotLeader, which names it and its address.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TransferLeadership(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SaveSnapshot(self, request, context):
+        """What this node has committed to its disk, from one consistent view.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -57,6 +92,21 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=kvstore_dot_pb_dot_cluster__pb2.StatusRequest.FromString,
                     response_serializer=kvstore_dot_pb_dot_cluster__pb2.StatusResponse.SerializeToString,
+            ),
+            'ChangeMembership': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeMembership,
+                    request_deserializer=kvstore_dot_pb_dot_cluster__pb2.ChangeMembershipRequest.FromString,
+                    response_serializer=kvstore_dot_pb_dot_cluster__pb2.ChangeMembershipResponse.SerializeToString,
+            ),
+            'TransferLeadership': grpc.unary_unary_rpc_method_handler(
+                    servicer.TransferLeadership,
+                    request_deserializer=kvstore_dot_pb_dot_cluster__pb2.TransferLeadershipRequest.FromString,
+                    response_serializer=kvstore_dot_pb_dot_cluster__pb2.TransferLeadershipResponse.SerializeToString,
+            ),
+            'SaveSnapshot': grpc.unary_stream_rpc_method_handler(
+                    servicer.SaveSnapshot,
+                    request_deserializer=kvstore_dot_pb_dot_cluster__pb2.SaveSnapshotRequest.FromString,
+                    response_serializer=kvstore_dot_pb_dot_cluster__pb2.SnapshotPart.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -86,6 +136,87 @@ class Cluster:
             '/kvstore.v1.Cluster/Status',
             kvstore_dot_pb_dot_cluster__pb2.StatusRequest.SerializeToString,
             kvstore_dot_pb_dot_cluster__pb2.StatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeMembership(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvstore.v1.Cluster/ChangeMembership',
+            kvstore_dot_pb_dot_cluster__pb2.ChangeMembershipRequest.SerializeToString,
+            kvstore_dot_pb_dot_cluster__pb2.ChangeMembershipResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TransferLeadership(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvstore.v1.Cluster/TransferLeadership',
+            kvstore_dot_pb_dot_cluster__pb2.TransferLeadershipRequest.SerializeToString,
+            kvstore_dot_pb_dot_cluster__pb2.TransferLeadershipResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SaveSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/kvstore.v1.Cluster/SaveSnapshot',
+            kvstore_dot_pb_dot_cluster__pb2.SaveSnapshotRequest.SerializeToString,
+            kvstore_dot_pb_dot_cluster__pb2.SnapshotPart.FromString,
             options,
             channel_credentials,
             insecure,

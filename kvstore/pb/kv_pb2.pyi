@@ -7,6 +7,21 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Consistency(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LINEARIZABLE: _ClassVar[Consistency]
+    LEASE: _ClassVar[Consistency]
+    FOLLOWER: _ClassVar[Consistency]
+    BOUNDED: _ClassVar[Consistency]
+    SESSION: _ClassVar[Consistency]
+    STALE: _ClassVar[Consistency]
+LINEARIZABLE: Consistency
+LEASE: Consistency
+FOLLOWER: Consistency
+BOUNDED: Consistency
+SESSION: Consistency
+STALE: Consistency
+
 class KeyValue(_message.Message):
     __slots__ = ("key", "value", "create_revision", "mod_revision", "version", "lease")
     KEY_FIELD_NUMBER: _ClassVar[int]
@@ -24,18 +39,34 @@ class KeyValue(_message.Message):
     def __init__(self, key: _Optional[bytes] = ..., value: _Optional[bytes] = ..., create_revision: _Optional[int] = ..., mod_revision: _Optional[int] = ..., version: _Optional[int] = ..., lease: _Optional[int] = ...) -> None: ...
 
 class ResponseHeader(_message.Message):
-    __slots__ = ("cluster_id", "node_id", "term", "revision", "epoch")
+    __slots__ = ("cluster_id", "node_id", "term", "revision", "epoch", "consistency", "staleness_ms")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    STALENESS_MS_FIELD_NUMBER: _ClassVar[int]
     cluster_id: bytes
     node_id: int
     term: int
     revision: int
     epoch: int
-    def __init__(self, cluster_id: _Optional[bytes] = ..., node_id: _Optional[int] = ..., term: _Optional[int] = ..., revision: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
+    consistency: Consistency
+    staleness_ms: int
+    def __init__(self, cluster_id: _Optional[bytes] = ..., node_id: _Optional[int] = ..., term: _Optional[int] = ..., revision: _Optional[int] = ..., epoch: _Optional[int] = ..., consistency: _Optional[_Union[Consistency, str]] = ..., staleness_ms: _Optional[int] = ...) -> None: ...
+
+class ReadOptions(_message.Message):
+    __slots__ = ("consistency", "staleness_ms_max", "revision_min", "epoch")
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    STALENESS_MS_MAX_FIELD_NUMBER: _ClassVar[int]
+    REVISION_MIN_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    consistency: Consistency
+    staleness_ms_max: int
+    revision_min: int
+    epoch: int
+    def __init__(self, consistency: _Optional[_Union[Consistency, str]] = ..., staleness_ms_max: _Optional[int] = ..., revision_min: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class Put(_message.Message):
     __slots__ = ("key", "value", "lease", "prev_kv")
@@ -60,7 +91,7 @@ class DeleteRange(_message.Message):
     def __init__(self, key: _Optional[bytes] = ..., range_end: _Optional[bytes] = ..., prev_kv: _Optional[bool] = ...) -> None: ...
 
 class Range(_message.Message):
-    __slots__ = ("key", "range_end", "limit", "revision", "sort_order", "sort_target", "keys_only", "count_only", "without_count")
+    __slots__ = ("key", "range_end", "limit", "revision", "sort_order", "sort_target", "keys_only", "count_only", "without_count", "options")
     class SortOrder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         NONE: _ClassVar[Range.SortOrder]
@@ -90,6 +121,7 @@ class Range(_message.Message):
     KEYS_ONLY_FIELD_NUMBER: _ClassVar[int]
     COUNT_ONLY_FIELD_NUMBER: _ClassVar[int]
     WITHOUT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
     key: bytes
     range_end: bytes
     limit: int
@@ -99,7 +131,8 @@ class Range(_message.Message):
     keys_only: bool
     count_only: bool
     without_count: bool
-    def __init__(self, key: _Optional[bytes] = ..., range_end: _Optional[bytes] = ..., limit: _Optional[int] = ..., revision: _Optional[int] = ..., sort_order: _Optional[_Union[Range.SortOrder, str]] = ..., sort_target: _Optional[_Union[Range.SortTarget, str]] = ..., keys_only: _Optional[bool] = ..., count_only: _Optional[bool] = ..., without_count: _Optional[bool] = ...) -> None: ...
+    options: ReadOptions
+    def __init__(self, key: _Optional[bytes] = ..., range_end: _Optional[bytes] = ..., limit: _Optional[int] = ..., revision: _Optional[int] = ..., sort_order: _Optional[_Union[Range.SortOrder, str]] = ..., sort_target: _Optional[_Union[Range.SortTarget, str]] = ..., keys_only: _Optional[bool] = ..., count_only: _Optional[bool] = ..., without_count: _Optional[bool] = ..., options: _Optional[_Union[ReadOptions, _Mapping]] = ...) -> None: ...
 
 class Compare(_message.Message):
     __slots__ = ("result", "key", "version", "create_revision", "mod_revision", "value")
@@ -159,19 +192,65 @@ class CompactionStep(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class OpenSession(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SessionCommands(_message.Message):
+    __slots__ = ("session_id", "first_number", "count", "acknowledged")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    FIRST_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    ACKNOWLEDGED_FIELD_NUMBER: _ClassVar[int]
+    session_id: int
+    first_number: int
+    count: int
+    acknowledged: int
+    def __init__(self, session_id: _Optional[int] = ..., first_number: _Optional[int] = ..., count: _Optional[int] = ..., acknowledged: _Optional[int] = ...) -> None: ...
+
+class CloseSession(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: int
+    def __init__(self, session_id: _Optional[int] = ...) -> None: ...
+
+class SessionActivity(_message.Message):
+    __slots__ = ("session_id", "index")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    session_id: int
+    index: int
+    def __init__(self, session_id: _Optional[int] = ..., index: _Optional[int] = ...) -> None: ...
+
+class ExpireSessions(_message.Message):
+    __slots__ = ("sessions", "term")
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    sessions: _containers.RepeatedCompositeFieldContainer[SessionActivity]
+    term: int
+    def __init__(self, sessions: _Optional[_Iterable[_Union[SessionActivity, _Mapping]]] = ..., term: _Optional[int] = ...) -> None: ...
+
 class Command(_message.Message):
-    __slots__ = ("put", "delete_range", "txn", "compact", "compaction_step")
+    __slots__ = ("put", "delete_range", "txn", "compact", "open_session", "session_commands", "close_session", "compaction_step", "expire_sessions")
     PUT_FIELD_NUMBER: _ClassVar[int]
     DELETE_RANGE_FIELD_NUMBER: _ClassVar[int]
     TXN_FIELD_NUMBER: _ClassVar[int]
     COMPACT_FIELD_NUMBER: _ClassVar[int]
+    OPEN_SESSION_FIELD_NUMBER: _ClassVar[int]
+    SESSION_COMMANDS_FIELD_NUMBER: _ClassVar[int]
+    CLOSE_SESSION_FIELD_NUMBER: _ClassVar[int]
     COMPACTION_STEP_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_SESSIONS_FIELD_NUMBER: _ClassVar[int]
     put: Put
     delete_range: DeleteRange
     txn: Txn
     compact: Compact
+    open_session: OpenSession
+    session_commands: SessionCommands
+    close_session: CloseSession
     compaction_step: CompactionStep
-    def __init__(self, put: _Optional[_Union[Put, _Mapping]] = ..., delete_range: _Optional[_Union[DeleteRange, _Mapping]] = ..., txn: _Optional[_Union[Txn, _Mapping]] = ..., compact: _Optional[_Union[Compact, _Mapping]] = ..., compaction_step: _Optional[_Union[CompactionStep, _Mapping]] = ...) -> None: ...
+    expire_sessions: ExpireSessions
+    def __init__(self, put: _Optional[_Union[Put, _Mapping]] = ..., delete_range: _Optional[_Union[DeleteRange, _Mapping]] = ..., txn: _Optional[_Union[Txn, _Mapping]] = ..., compact: _Optional[_Union[Compact, _Mapping]] = ..., open_session: _Optional[_Union[OpenSession, _Mapping]] = ..., session_commands: _Optional[_Union[SessionCommands, _Mapping]] = ..., close_session: _Optional[_Union[CloseSession, _Mapping]] = ..., compaction_step: _Optional[_Union[CompactionStep, _Mapping]] = ..., expire_sessions: _Optional[_Union[ExpireSessions, _Mapping]] = ...) -> None: ...
 
 class CommandBatch(_message.Message):
     __slots__ = ("commands",)
@@ -225,21 +304,31 @@ class CompactResult(_message.Message):
     revision: int
     def __init__(self, revision: _Optional[int] = ...) -> None: ...
 
+class SessionResult(_message.Message):
+    __slots__ = ("session_id", "timeout_ms")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    session_id: int
+    timeout_ms: int
+    def __init__(self, session_id: _Optional[int] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+
 class Result(_message.Message):
-    __slots__ = ("put", "delete_range", "range", "txn", "compact", "error")
+    __slots__ = ("put", "delete_range", "range", "txn", "compact", "session", "error")
     PUT_FIELD_NUMBER: _ClassVar[int]
     DELETE_RANGE_FIELD_NUMBER: _ClassVar[int]
     RANGE_FIELD_NUMBER: _ClassVar[int]
     TXN_FIELD_NUMBER: _ClassVar[int]
     COMPACT_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     put: PutResult
     delete_range: DeleteRangeResult
     range: RangeResult
     txn: TxnResult
     compact: CompactResult
+    session: SessionResult
     error: Error
-    def __init__(self, put: _Optional[_Union[PutResult, _Mapping]] = ..., delete_range: _Optional[_Union[DeleteRangeResult, _Mapping]] = ..., range: _Optional[_Union[RangeResult, _Mapping]] = ..., txn: _Optional[_Union[TxnResult, _Mapping]] = ..., compact: _Optional[_Union[CompactResult, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
+    def __init__(self, put: _Optional[_Union[PutResult, _Mapping]] = ..., delete_range: _Optional[_Union[DeleteRangeResult, _Mapping]] = ..., range: _Optional[_Union[RangeResult, _Mapping]] = ..., txn: _Optional[_Union[TxnResult, _Mapping]] = ..., compact: _Optional[_Union[CompactResult, _Mapping]] = ..., session: _Optional[_Union[SessionResult, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
 
 class ResultBatch(_message.Message):
     __slots__ = ("results",)
@@ -265,10 +354,12 @@ class Error(_message.Message):
     def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., details: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class RangeBatch(_message.Message):
-    __slots__ = ("ranges",)
+    __slots__ = ("ranges", "options")
     RANGES_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
     ranges: _containers.RepeatedCompositeFieldContainer[Range]
-    def __init__(self, ranges: _Optional[_Iterable[_Union[Range, _Mapping]]] = ...) -> None: ...
+    options: ReadOptions
+    def __init__(self, ranges: _Optional[_Iterable[_Union[Range, _Mapping]]] = ..., options: _Optional[_Union[ReadOptions, _Mapping]] = ...) -> None: ...
 
 class Ping(_message.Message):
     __slots__ = ()

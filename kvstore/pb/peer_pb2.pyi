@@ -21,14 +21,16 @@ class PeerEntry(_message.Message):
     def __init__(self, term: _Optional[int] = ..., index: _Optional[int] = ..., kind: _Optional[int] = ..., data: _Optional[bytes] = ..., crc: _Optional[int] = ...) -> None: ...
 
 class RequestVote(_message.Message):
-    __slots__ = ("pre_vote", "last_log_index", "last_log_term")
+    __slots__ = ("pre_vote", "last_log_index", "last_log_term", "transfer")
     PRE_VOTE_FIELD_NUMBER: _ClassVar[int]
     LAST_LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
     LAST_LOG_TERM_FIELD_NUMBER: _ClassVar[int]
+    TRANSFER_FIELD_NUMBER: _ClassVar[int]
     pre_vote: bool
     last_log_index: int
     last_log_term: int
-    def __init__(self, pre_vote: _Optional[bool] = ..., last_log_index: _Optional[int] = ..., last_log_term: _Optional[int] = ...) -> None: ...
+    transfer: bool
+    def __init__(self, pre_vote: _Optional[bool] = ..., last_log_index: _Optional[int] = ..., last_log_term: _Optional[int] = ..., transfer: _Optional[bool] = ...) -> None: ...
 
 class RequestVoteReply(_message.Message):
     __slots__ = ("pre_vote", "granted")
@@ -76,6 +78,22 @@ class HeartbeatReply(_message.Message):
     round: int
     def __init__(self, round: _Optional[int] = ...) -> None: ...
 
+class TimeoutNow(_message.Message):
+    __slots__ = ("last_index",)
+    LAST_INDEX_FIELD_NUMBER: _ClassVar[int]
+    last_index: int
+    def __init__(self, last_index: _Optional[int] = ...) -> None: ...
+
+class InstallSnapshot(_message.Message):
+    __slots__ = ("last_index", "last_term", "configuration")
+    LAST_INDEX_FIELD_NUMBER: _ClassVar[int]
+    LAST_TERM_FIELD_NUMBER: _ClassVar[int]
+    CONFIGURATION_FIELD_NUMBER: _ClassVar[int]
+    last_index: int
+    last_term: int
+    configuration: bytes
+    def __init__(self, last_index: _Optional[int] = ..., last_term: _Optional[int] = ..., configuration: _Optional[bytes] = ...) -> None: ...
+
 class ReadIndexRequest(_message.Message):
     __slots__ = ("request_id",)
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -115,7 +133,7 @@ class ForwardReply(_message.Message):
     def __init__(self, request_id: _Optional[int] = ..., results: _Optional[bytes] = ..., error: _Optional[bytes] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class PeerMessage(_message.Message):
-    __slots__ = ("term", "request_vote", "request_vote_reply", "append_entries", "append_entries_reply", "heartbeat", "heartbeat_reply", "read_index_request", "read_index_reply", "forward_writes", "forward_reply")
+    __slots__ = ("term", "request_vote", "request_vote_reply", "append_entries", "append_entries_reply", "heartbeat", "heartbeat_reply", "read_index_request", "read_index_reply", "forward_writes", "forward_reply", "timeout_now", "install_snapshot")
     TERM_FIELD_NUMBER: _ClassVar[int]
     REQUEST_VOTE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_VOTE_REPLY_FIELD_NUMBER: _ClassVar[int]
@@ -127,6 +145,8 @@ class PeerMessage(_message.Message):
     READ_INDEX_REPLY_FIELD_NUMBER: _ClassVar[int]
     FORWARD_WRITES_FIELD_NUMBER: _ClassVar[int]
     FORWARD_REPLY_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_NOW_FIELD_NUMBER: _ClassVar[int]
+    INSTALL_SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     term: int
     request_vote: RequestVote
     request_vote_reply: RequestVoteReply
@@ -138,7 +158,9 @@ class PeerMessage(_message.Message):
     read_index_reply: ReadIndexReply
     forward_writes: ForwardWrites
     forward_reply: ForwardReply
-    def __init__(self, term: _Optional[int] = ..., request_vote: _Optional[_Union[RequestVote, _Mapping]] = ..., request_vote_reply: _Optional[_Union[RequestVoteReply, _Mapping]] = ..., append_entries: _Optional[_Union[AppendEntries, _Mapping]] = ..., append_entries_reply: _Optional[_Union[AppendEntriesReply, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., heartbeat_reply: _Optional[_Union[HeartbeatReply, _Mapping]] = ..., read_index_request: _Optional[_Union[ReadIndexRequest, _Mapping]] = ..., read_index_reply: _Optional[_Union[ReadIndexReply, _Mapping]] = ..., forward_writes: _Optional[_Union[ForwardWrites, _Mapping]] = ..., forward_reply: _Optional[_Union[ForwardReply, _Mapping]] = ...) -> None: ...
+    timeout_now: TimeoutNow
+    install_snapshot: InstallSnapshot
+    def __init__(self, term: _Optional[int] = ..., request_vote: _Optional[_Union[RequestVote, _Mapping]] = ..., request_vote_reply: _Optional[_Union[RequestVoteReply, _Mapping]] = ..., append_entries: _Optional[_Union[AppendEntries, _Mapping]] = ..., append_entries_reply: _Optional[_Union[AppendEntriesReply, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., heartbeat_reply: _Optional[_Union[HeartbeatReply, _Mapping]] = ..., read_index_request: _Optional[_Union[ReadIndexRequest, _Mapping]] = ..., read_index_reply: _Optional[_Union[ReadIndexReply, _Mapping]] = ..., forward_writes: _Optional[_Union[ForwardWrites, _Mapping]] = ..., forward_reply: _Optional[_Union[ForwardReply, _Mapping]] = ..., timeout_now: _Optional[_Union[TimeoutNow, _Mapping]] = ..., install_snapshot: _Optional[_Union[InstallSnapshot, _Mapping]] = ...) -> None: ...
 
 class PeerFrame(_message.Message):
     __slots__ = ("messages",)
@@ -149,3 +171,55 @@ class PeerFrame(_message.Message):
 class PeerStreamEnd(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class SnapshotHeader(_message.Message):
+    __slots__ = ("snapshot_id", "last_index", "last_term", "chain", "configuration", "revision", "epoch", "state_id", "size_bytes", "term", "format_version")
+    SNAPSHOT_ID_FIELD_NUMBER: _ClassVar[int]
+    LAST_INDEX_FIELD_NUMBER: _ClassVar[int]
+    LAST_TERM_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
+    CONFIGURATION_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    STATE_ID_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    snapshot_id: bytes
+    last_index: int
+    last_term: int
+    chain: bytes
+    configuration: bytes
+    revision: int
+    epoch: int
+    state_id: bytes
+    size_bytes: int
+    term: int
+    format_version: int
+    def __init__(self, snapshot_id: _Optional[bytes] = ..., last_index: _Optional[int] = ..., last_term: _Optional[int] = ..., chain: _Optional[bytes] = ..., configuration: _Optional[bytes] = ..., revision: _Optional[int] = ..., epoch: _Optional[int] = ..., state_id: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., term: _Optional[int] = ..., format_version: _Optional[int] = ...) -> None: ...
+
+class SnapshotChunk(_message.Message):
+    __slots__ = ("offset", "data", "crc")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    CRC_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    data: bytes
+    crc: int
+    def __init__(self, offset: _Optional[int] = ..., data: _Optional[bytes] = ..., crc: _Optional[int] = ...) -> None: ...
+
+class SnapshotFrame(_message.Message):
+    __slots__ = ("header", "chunk")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    header: SnapshotHeader
+    chunk: SnapshotChunk
+    def __init__(self, header: _Optional[_Union[SnapshotHeader, _Mapping]] = ..., chunk: _Optional[_Union[SnapshotChunk, _Mapping]] = ...) -> None: ...
+
+class SnapshotProgress(_message.Message):
+    __slots__ = ("received_bytes", "complete")
+    RECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    received_bytes: int
+    complete: bool
+    def __init__(self, received_bytes: _Optional[int] = ..., complete: _Optional[bool] = ...) -> None: ...

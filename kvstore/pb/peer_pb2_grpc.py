@@ -39,6 +39,11 @@ class PeerStub:
                 request_serializer=kvstore_dot_pb_dot_peer__pb2.PeerFrame.SerializeToString,
                 response_deserializer=kvstore_dot_pb_dot_peer__pb2.PeerStreamEnd.FromString,
                 _registered_method=True)
+        self.Snapshot = channel.stream_stream(
+                '/kvstore.v1.Peer/Snapshot',
+                request_serializer=kvstore_dot_pb_dot_peer__pb2.SnapshotFrame.SerializeToString,
+                response_deserializer=kvstore_dot_pb_dot_peer__pb2.SnapshotProgress.FromString,
+                _registered_method=True)
 
 
 class PeerServicer:
@@ -51,6 +56,14 @@ class PeerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Snapshot(self, request_iterator, context):
+        """One snapshot: a header, the answer to it (where to begin), chunks in order, and at the
+        end another answer. It may break anywhere and be taken up again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PeerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -58,6 +71,11 @@ def add_PeerServicer_to_server(servicer, server):
                     servicer.Exchange,
                     request_deserializer=kvstore_dot_pb_dot_peer__pb2.PeerFrame.FromString,
                     response_serializer=kvstore_dot_pb_dot_peer__pb2.PeerStreamEnd.SerializeToString,
+            ),
+            'Snapshot': grpc.stream_stream_rpc_method_handler(
+                    servicer.Snapshot,
+                    request_deserializer=kvstore_dot_pb_dot_peer__pb2.SnapshotFrame.FromString,
+                    response_serializer=kvstore_dot_pb_dot_peer__pb2.SnapshotProgress.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -87,6 +105,33 @@ class Peer:
             '/kvstore.v1.Peer/Exchange',
             kvstore_dot_pb_dot_peer__pb2.PeerFrame.SerializeToString,
             kvstore_dot_pb_dot_peer__pb2.PeerStreamEnd.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Snapshot(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/kvstore.v1.Peer/Snapshot',
+            kvstore_dot_pb_dot_peer__pb2.SnapshotFrame.SerializeToString,
+            kvstore_dot_pb_dot_peer__pb2.SnapshotProgress.FromString,
             options,
             channel_credentials,
             insecure,

@@ -17,6 +17,9 @@ class EntryKind(IntEnum):
     """A leader's first entry in its term (Raft dissertation section 6.4)."""
     COMMANDS = 1
     """An encoded ``CommandBatch``."""
+    CONFIGURATION = 2
+    """An encoded :class:`~kvstore.raft.membership.Configuration`, whole. It holds from
+    the moment that the entry is in a log (dissertation section 4.1)."""
 
 
 @dataclass(slots=True)
@@ -55,6 +58,9 @@ class RequestVote:
     """The term campaigned for: with ``pre_vote``, the sender's term plus one."""
     last_log: EntryId
     pre_vote: bool
+    transfer: bool = False
+    """The leader asked for this campaign: its being alive is no reason to refuse
+    (dissertation section 4.2.3)."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -143,6 +149,41 @@ class ReadIndexReply:
     rejected: bool
 
 
+@dataclass(slots=True, kw_only=True)
+class TimeoutNow:
+    """The leader hands over: campaign at once (dissertation section 3.10)."""
+
+    sender: NodeId
+    to: NodeId
+    term: Term
+    last_index: LogIndex
+    """Of the leader's log. A receiver that does not hold it could not win."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What a state is the outcome of; the state itself is storage's."""
+
+    last: EntryId
+    """The last entry whose effects it contains."""
+    configuration: bytes
+    """Encoded configuration as of that entry."""
+
+
+@dataclass(slots=True, kw_only=True)
+class InstallSnapshot:
+    """Section 7: replaces what a follower lacks and the leader's log no longer holds.
+
+    A shell sends the state on a way of its own, and steps this message at the receiver
+    once all of it is there. The core answers with an ``AppendEntriesReply``.
+    """
+
+    sender: NodeId
+    to: NodeId
+    term: Term
+    snapshot: Snapshot
+
+
 Message = (
     RequestVote
     | RequestVoteReply
@@ -152,4 +193,6 @@ Message = (
     | HeartbeatReply
     | ReadIndexRequest
     | ReadIndexReply
+    | TimeoutNow
+    | InstallSnapshot
 )

@@ -21,11 +21,13 @@ from kvstore.raft.messages import (
     HardState,
     Heartbeat,
     HeartbeatReply,
+    InstallSnapshot,
     Message,
     ReadIndexReply,
     ReadIndexRequest,
     RequestVote,
     RequestVoteReply,
+    TimeoutNow,
 )
 from kvstore.raft.options import RaftOptions
 from kvstore.raft.progress import Progress
@@ -269,6 +271,8 @@ class RaftNode:
                 reading.handle_read_request(core, message)
             case ReadIndexReply():
                 reading.handle_read_reply(core, message)
+            case TimeoutNow() | InstallSnapshot():
+                pass  # nobody sends them yet
 
     def _settle_term(self, message: Message) -> bool:
         """A message of another term: enter the term or refuse. Whether to go on.

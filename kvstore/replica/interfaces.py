@@ -6,7 +6,14 @@ from typing import Protocol
 
 from kvstore.raft.log import StableLog
 from kvstore.raft.messages import Entry, HardState
-from kvstore.types import ClusterId, NodeId
+from kvstore.types import (
+    FIRST_EPOCH,
+    UNKNOWN_INCARNATION,
+    ClusterId,
+    Epoch,
+    Incarnation,
+    NodeId,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +31,18 @@ class Identity:
 
     cluster_id: ClusterId
     node_id: NodeId
+    incarnation: Incarnation = UNKNOWN_INCARNATION
+    """0 only in tests: every directory draws its own."""
+    epoch: Epoch = FIRST_EPOCH
+    """The same for all members: a restore makes a new cluster."""
+    state_id: ClusterId | None = None
+    """Of the cluster whose state this is, if it was restored from another's snapshot:
+    records of the state vouch for it. None: ``cluster_id``."""
+
+    @property
+    def origin_id(self) -> ClusterId:
+        """What the checksums of the state's records cover."""
+        return self.cluster_id if self.state_id is None else self.state_id
 
 
 class LogStorage(StableLog, Protocol):

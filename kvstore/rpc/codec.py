@@ -19,10 +19,13 @@ from kvstore.raft.messages import (
     EntryKind,
     Heartbeat,
     HeartbeatReply,
+    InstallSnapshot,
     ReadIndexReply,
     ReadIndexRequest,
     RequestVote,
     RequestVoteReply,
+    Snapshot,
+    TimeoutNow,
 )
 from kvstore.replica.messages import ForwardReply, ForwardWrites, PeerMessage
 from kvstore.rpc.errors import error_from_pb, error_to_pb
@@ -185,6 +188,8 @@ _Small = (
     | HeartbeatReply
     | ReadIndexRequest
     | ReadIndexReply
+    | TimeoutNow
+    | InstallSnapshot
 )
 
 
@@ -212,6 +217,7 @@ def _encode_small(message: _Small, wire: peer_pb2.PeerMessage) -> None:
             vote.pre_vote = message.pre_vote
             vote.last_log_index = message.last_log.index
             vote.last_log_term = message.last_log.term
+            vote.transfer = message.transfer
             vote.SetInParent()
         case RequestVoteReply():
             wire.request_vote_reply.pre_vote = message.pre_vote
@@ -226,6 +232,15 @@ def _encode_small(message: _Small, wire: peer_pb2.PeerMessage) -> None:
             read.index = message.index
             read.rejected = message.rejected
             read.SetInParent()
+        case TimeoutNow():
+            wire.timeout_now.last_index = message.last_index
+            wire.timeout_now.SetInParent()
+        case InstallSnapshot():
+            install, last = wire.install_snapshot, message.snapshot.last
+            install.last_index = last.index
+            install.last_term = last.term
+            install.configuration = message.snapshot.configuration
+            install.SetInParent()
         case _:
             assert_never(message)
 
@@ -259,6 +274,7 @@ def _decode_small(
                     Term(vote.last_log_term), LogIndex(vote.last_log_index)
                 ),
                 pre_vote=vote.pre_vote,
+                transfer=vote.transfer,
             )
         case "request_vote_reply":
             return RequestVoteReply(
@@ -284,6 +300,18 @@ def _decode_small(
                 index=LogIndex(wire.read_index_reply.index),
                 rejected=wire.read_index_reply.rejected,
             )
+        case "timeout_now":
+            return TimeoutNow(
+                sender=sender,
+                to=to,
+                term=term,
+                last_index=LogIndex(wire.timeout_now.last_index),
+            )
+        case "install_snapshot":
+            install = wire.install_snapshot
+            last = EntryId(Term(install.last_term), LogIndex(install.last_index))
+            snapshot = Snapshot(last=last, configuration=install.configuration)
+            return InstallSnapshot(sender=sender, to=to, term=term, snapshot=snapshot)
         case _:  # nothing set: empty, or of a kind that only a newer version knows
             raise InvalidRequest("a peer message of no known kind")
 

@@ -17,11 +17,14 @@ from kvstore.raft.messages import (
     EntryKind,
     Heartbeat,
     HeartbeatReply,
+    InstallSnapshot,
     Message,
     ReadIndexReply,
     ReadIndexRequest,
     RequestVote,
     RequestVoteReply,
+    Snapshot,
+    TimeoutNow,
 )
 from kvstore.replica.messages import ForwardReply, ForwardWrites, PeerMessage
 from kvstore.rpc.codec import PeerCodec
@@ -120,6 +123,15 @@ STRATEGIES: dict[type[PeerMessage], st.SearchStrategy[PeerMessage]] = {
         request_id=numbers,
         index=indexes,
         rejected=st.booleans(),
+    ),
+    TimeoutNow: st.builds(TimeoutNow, **ends, term=terms, last_index=indexes),
+    InstallSnapshot: st.builds(
+        InstallSnapshot,
+        **ends,
+        term=terms,
+        snapshot=st.builds(
+            Snapshot, last=entry_ids, configuration=st.binary(max_size=64)
+        ),
     ),
     ForwardWrites: st.builds(
         ForwardWrites,
