@@ -42,3 +42,39 @@ def vote_result(voters: Collection[NodeId], votes: Mapping[NodeId, bool]) -> Vot
     if len(voters) - refused < needed:
         return VoteResult.LOST
     return VoteResult.PENDING
+
+
+Halves = Sequence[Collection[NodeId]]
+"""The sets of voters of which each needs a majority: one, or two while joint."""
+
+
+def joint_committed_index(
+    halves: Halves, matches: Mapping[NodeId, LogIndex]
+) -> LogIndex:
+    """The largest index that a majority of each half has reached.
+
+    A voter absent from ``matches`` holds nothing.
+    """
+    nothing = LogIndex(0)
+    return min(
+        [
+            committed_index([matches.get(voter, nothing) for voter in half])
+            for half in halves
+        ]
+    )
+
+
+def joint_vote_result(halves: Halves, votes: Mapping[NodeId, bool]) -> VoteResult:
+    """Won if every half is won, lost if one is; section 6."""
+    results = {vote_result(half, votes) for half in halves}
+    if VoteResult.LOST in results:
+        return VoteResult.LOST
+    return VoteResult.PENDING if VoteResult.PENDING in results else VoteResult.WON
+
+
+def has_quorum(halves: Halves, nodes: Collection[NodeId]) -> bool:
+    """Whether ``nodes`` hold a majority of every half."""
+    return all(
+        sum([voter in nodes for voter in half]) >= majority(len(half))
+        for half in halves
+    )
