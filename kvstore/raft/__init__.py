@@ -12,8 +12,11 @@ node            the face: inputs, facts, and the assembly of a ``Ready``
 core            a node's state, and its changes of role as one table
 election        sections 5.2 and 5.4.1; pre-vote, stickiness, evidence of a death
 replication     sections 5.3 and 5.4.2; heartbeats, CheckQuorum
-reading, reads  linearizable reads by ReadIndex: protocol, and bookkeeping
+reading, reads  linearizable reads by ReadIndex or lease: protocol, and bookkeeping
 persistence     the durability rule: what may not be said before what is durable
+membership      who belongs to the cluster: a value, and the changes it can take
+changes         section 6: joint consensus, learners, promotion, removal
+handover        dissertation 3.10: leadership transfer
 log             the log in memory over the log on disk
 progress        a leader's view of one peer, as one transition table
 timer           when a node loses patience

@@ -7,16 +7,18 @@ section of the paper; ``node`` is the face that callers see.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from kvstore.errors import ConfigError, CorruptionError
+from kvstore.errors import CorruptionError
 from kvstore.raft.events import (
     BecameCandidate,
     BecamePreCandidate,
     CampaignReason,
     Committed,
+    ConfigurationChanged,
     Elected,
     Event,
     LeaderChanged,
@@ -25,6 +27,7 @@ from kvstore.raft.events import (
     SteppedDown,
 )
 from kvstore.raft.log import RaftLog, StableLog
+from kvstore.raft.membership import Configuration
 from kvstore.raft.messages import (
     Entry,
     EntryId,
@@ -36,7 +39,7 @@ from kvstore.raft.messages import (
 from kvstore.raft.options import RaftOptions
 from kvstore.raft.persistence import Persistence
 from kvstore.raft.progress import Inflight, Progress
-from kvstore.raft.reads import ForwardedReads, PendingRead, ReadRounds
+from kvstore.raft.reads import ForwardedReads, Lease, PendingRead, ReadRounds
 from kvstore.raft.ready import ReadState
 from kvstore.raft.timer import ElectionTimer
 from kvstore.types import LogIndex, NodeId, Term
@@ -55,7 +58,8 @@ class Role(Enum):
 
 
 ALLOWED_TRANSITIONS: Mapping[Role, frozenset[Role]] = {
-    Role.FOLLOWER: frozenset({Role.FOLLOWER, Role.PRE_CANDIDATE}),
+    # Straight to a candidate only if the leader hands over: it asks nobody's leave.
+    Role.FOLLOWER: frozenset({Role.FOLLOWER, Role.PRE_CANDIDATE, Role.CANDIDATE}),
     Role.PRE_CANDIDATE: frozenset({Role.FOLLOWER, Role.PRE_CANDIDATE, Role.CANDIDATE}),
     Role.CANDIDATE: frozenset({Role.FOLLOWER, Role.PRE_CANDIDATE, Role.LEADER}),
     Role.LEADER: frozenset({Role.FOLLOWER}),
@@ -63,25 +67,54 @@ ALLOWED_TRANSITIONS: Mapping[Role, frozenset[Role]] = {
 """Figure 4 of the paper, with the pre-vote before it. Anything else is a bug."""
 
 
+@dataclass(slots=True)
+class Parting:
+    """A removed peer on its way out."""
+
+    index: LogIndex
+    """Of the entry that removes it: once it holds that as committed, it is done."""
+    deadline_tick: int
+
+
+@dataclass(slots=True)
+class Handover:
+    """A transfer of leadership under way (dissertation section 3.10)."""
+
+    to: NodeId
+    deadline_tick: int
+    told: bool = False
+    """It was told to campaign."""
+
+
 class Leadership:
     """What only a leader has; it is built on election and dropped on stepping down."""
 
     __slots__ = (
         "_charges",
+        "handover",
         "heartbeat_elapsed_ticks",
+        "lease",
+        "parting",
         "peers",
         "progress",
         "quorum_elapsed_ticks",
         "reads",
         "term_committed",
         "uncommitted_bytes",
+        "written_tick",
     )
 
-    def __init__(self, progress: dict[NodeId, Progress], reads: ReadRounds) -> None:
-        self.progress = progress
-        self.peers = tuple(progress.items())
+    def __init__(self) -> None:
+        self.progress: dict[NodeId, Progress] = {}
+        self.peers: tuple[tuple[NodeId, Progress], ...] = ()
         """The same in order, for loops."""
-        self.reads = reads
+        self.parting: dict[NodeId, Parting] = {}
+        """Peers that were removed and may not know it yet."""
+        self.reads = ReadRounds()
+        self.lease = Lease()
+        self.handover: Handover | None = None
+        self.written_tick: int | None = None
+        """Since when the write in flight is: a disk that stalls must not lead."""
         self.heartbeat_elapsed_ticks = 0
         self.quorum_elapsed_ticks = 0
         """Since a quorum was last looked for."""
@@ -90,6 +123,17 @@ class Leadership:
         (section 6.4: only then may a read use it)."""
         self.uncommitted_bytes = 0
         self._charges: deque[tuple[LogIndex, int]] = deque()
+
+    def replicate_to(
+        self, nodes: Iterable[NodeId], fresh: Callable[[], Progress]
+    ) -> None:
+        """Replicate to exactly ``nodes``; progress that is known stays."""
+        progress = self.progress
+        self.progress = {
+            node: progress[node] if node in progress else fresh()
+            for node in sorted(nodes)
+        }
+        self.peers = tuple(self.progress.items())
 
     def charge(self, index: LogIndex, size: int) -> None:
         """Count a proposal against the bound on what is not applied."""
@@ -117,8 +161,8 @@ class Core:
         "log",
         "messages",
         "node_id",
+        "now_ms",
         "options",
-        "peers",
         "persistence",
         "random",
         "read_states",
@@ -127,7 +171,6 @@ class Core:
         "tick_count",
         "timer",
         "vote",
-        "voters",
         "votes",
     )
 
@@ -135,26 +178,25 @@ class Core:
         self,
         *,
         node_id: NodeId,
-        voters: Sequence[NodeId],
         log: StableLog,
         hard_state: HardState,
         applied_index: LogIndex,
         options: RaftOptions,
         random: random.Random,
     ) -> None:
-        self.voters = tuple(sorted(voters))
-        if len(set(voters)) != len(voters) or node_id not in self.voters:
-            raise ConfigError(
-                f"node {node_id} must stand exactly once among the voters {self.voters}"
-            )
         if applied_index > log.last_index:
             raise CorruptionError(
                 f"the state store has applied index {applied_index}, but the log ends "
                 f"at {log.last_index}: it lost entries that were durable",
                 store="raft",
             )
+        if applied_index < log.first_index - 1:
+            raise CorruptionError(
+                f"the state store has applied index {applied_index}, but the log "
+                f"begins at {log.first_index}: the state lost what was durable",
+                store="state",
+            )
         self.node_id = node_id
-        self.peers = tuple(voter for voter in self.voters if voter != node_id)
         self.options = options
         self.random = random
         self.log = RaftLog(log, cached_bytes_max=options.log_cache_bytes_max)
@@ -173,7 +215,57 @@ class Core:
         self.forwarded_reads = ForwardedReads(random.getrandbits(62))
         self.last_read_round = 0
         self.tick_count = 0
+        self.now_ms = 0
+        """The driver's clock, which never goes back and counts while it sleeps."""
         self.events: deque[Event] = deque(maxlen=options.events_max)
+
+    # ----------------------------------------------------------------- members
+
+    @property
+    def configuration(self) -> Configuration:
+        """The last in the log, committed or not (section 6)."""
+        return self.log.configuration
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other voter need be asked for anything."""
+        return self.configuration.all_voters == (self.node_id,)
+
+    def replicate_to_members(self) -> None:
+        """The leader's configuration changed: begin with the new, leave the gone."""
+        leadership = self.leadership
+        assert leadership is not None
+        options, last = self.options, self.log.last_index
+        leadership.replicate_to(
+            {*self.configuration.everybody, *leadership.parting} - {self.node_id},
+            lambda: Progress(
+                next_index=LogIndex(last + 1),
+                inflight=Inflight(
+                    count_max=options.inflight_appends_max,
+                    bytes_max=options.inflight_append_bytes_max,
+                ),
+            ),
+        )
+
+    def append_configuration(self, configuration: Configuration) -> EntryId:
+        """A leader changes the configuration; it holds from now on."""
+        leadership = self.leadership
+        assert leadership is not None
+        gone = {*self.configuration.everybody} - {*configuration.everybody}
+        entry = self.append(EntryKind.CONFIGURATION, configuration.encode())
+        deadline = self.tick_count + 2 * self.options.election_timeout_ticks
+        for node in sorted(gone - {self.node_id}):
+            leadership.parting[node] = Parting(entry.index, deadline)
+        self.replicate_to_members()
+        self.configuration_changed()
+        return entry
+
+    def configuration_changed(self) -> None:
+        """Another configuration entry is the last in the log."""
+        log = self.log
+        self.events.append(
+            ConfigurationChanged(self.term, log.configuration_index, log.configuration)
+        )
 
     # ------------------------------------------------------------------- roles
 
@@ -205,11 +297,11 @@ class Core:
         self.votes = {self.node_id: True}
         self.timer.restart()
 
-    def become_candidate(self) -> None:
+    def become_candidate(self, reason: CampaignReason | None) -> None:
         """Open a new term with a vote for itself, which counts once it is durable."""
         self._set_role(Role.CANDIDATE)
         self._enter_term(Term(self.term + 1), vote=self.node_id)
-        self.events.append(BecameCandidate(self.term))
+        self.events.append(BecameCandidate(self.term, reason))
         self.votes = {}
         self.timer.restart()
 
@@ -223,20 +315,9 @@ class Core:
         assert self.persistence.is_durable(self.hard_state)
         self._set_role(Role.LEADER)
         self.votes = {}
-        last = self.log.last_index
-        options = self.options
-        progress = {
-            peer: Progress(
-                next_index=LogIndex(last + 1),
-                inflight=Inflight(
-                    count_max=options.inflight_appends_max,
-                    bytes_max=options.inflight_append_bytes_max,
-                ),
-            )
-            for peer in self.peers
-        }
-        self.leadership = Leadership(progress, ReadRounds(self.voters))
-        self.events.append(Elected(self.term, last))
+        self.leadership = Leadership()
+        self.replicate_to_members()
+        self.events.append(Elected(self.term, self.log.last_index))
         self.set_leader(self.node_id)
         self.append(EntryKind.NOOP, b"")
 

@@ -9,8 +9,8 @@ from kvstore.raft.events import (
     Voted,
     VoteRefused,
 )
-from kvstore.raft.messages import RequestVote, RequestVoteReply
-from kvstore.raft.quorum import VoteResult, vote_result
+from kvstore.raft.messages import RequestVote, RequestVoteReply, TimeoutNow
+from kvstore.raft.quorum import VoteResult, joint_vote_result
 from kvstore.types import LogIndex, Term
 
 
@@ -18,7 +18,7 @@ def pass_tick(core: Core) -> None:
     """A tick passed at a node that does not lead."""
     timer = core.timer
     # A single voter need not wait for anybody's silence.
-    alone = not core.peers and core.role is Role.FOLLOWER
+    alone = core.is_alone and core.role is Role.FOLLOWER
     if not timer.tick() and not alone:
         return
     reason = CampaignReason.TIMEOUT
@@ -29,10 +29,35 @@ def pass_tick(core: Core) -> None:
 
 def campaign(core: Core, reason: CampaignReason) -> None:
     """Start an election, or the question whether one could be won."""
-    if core.role is Role.LEADER:
+    if core.role is Role.LEADER or not _may_campaign(core):
         return
     core.become_pre_candidate(reason)
     _request_votes(core, pre_vote=True)
+    _count(core)
+
+
+def _may_campaign(core: Core) -> bool:
+    """A learner never does (M43), nor a node that has yet to install its state."""
+    return (
+        core.configuration.is_voter(core.node_id) and not core.persistence.is_installing
+    )
+
+
+def handle_timeout_now(core: Core, message: TimeoutNow) -> None:
+    """The leader hands over: campaign at once, and ask nobody whether it makes sense.
+
+    Void if this node lacks entries of the leader's, or does not know yet that it is a
+    voter: it could not win, and would disturb (M65).
+    """
+    if (
+        core.role is not Role.FOLLOWER
+        or core.leader_id != message.sender
+        or core.log.last_index < message.last_index
+        or not _may_campaign(core)
+    ):
+        return
+    core.become_candidate(CampaignReason.HANDED_OVER)
+    _request_votes(core, pre_vote=False, transfer=True)
     _count(core)
 
 
@@ -40,8 +65,11 @@ def leader_disconnected(core: Core) -> None:
     """The leader's connection closed: it may be dead, so do not wait for T.
 
     If it lives, the others refuse the pre-vote and nothing is disturbed.
+    Not with leases on: a voter that shortens its patience elects inside one.
     """
     assert core.leader_id is not None
+    if core.configuration.leases:
+        return
     if not core.timer.hurried:
         core.events.append(LeaderSuspected(core.term, core.leader_id))
     core.timer.hurry()
@@ -54,12 +82,19 @@ def own_vote_durable(core: Core) -> None:
         _count(core)
 
 
-def _request_votes(core: Core, *, pre_vote: bool) -> None:
+def _request_votes(core: Core, *, pre_vote: bool, transfer: bool = False) -> None:
     last = core.log.last_id
     term = Term(core.term + 1) if pre_vote else core.term
-    for peer in core.peers:
+    for voter in core.configuration.all_voters:
+        if voter == core.node_id:
+            continue
         request = RequestVote(
-            sender=core.node_id, to=peer, term=term, last_log=last, pre_vote=pre_vote
+            sender=core.node_id,
+            to=voter,
+            term=term,
+            last_log=last,
+            pre_vote=pre_vote,
+            transfer=transfer,
         )
         if pre_vote:
             core.messages.append(request)
@@ -97,12 +132,19 @@ def handle_vote_request(core: Core, request: RequestVote) -> None:
 
 
 def _refusal(core: Core, request: RequestVote) -> Refusal | None:
-    """Why not to vote; None to vote. Enters the term of a real campaign."""
+    """Why not to vote; None to vote. Enters the term of a real campaign.
+
+    A learner votes like everybody: the candidate may know of its promotion, and it not
+    yet (etcd#10998). Who is a voter is the candidate's to count.
+    """
     if request.term < core.term:
         return Refusal.TERM_STALE
     if request.term > core.term:
-        if _is_leader_alive(core):
-            return Refusal.LEADER_ALIVE
+        if not request.transfer:
+            if _is_leader_alive(core):
+                return Refusal.LEADER_ALIVE
+            if _may_have_promised_lease(core):
+                return Refusal.JUST_STARTED
         if not request.pre_vote:
             core.become_follower(request.term, None, StepDownReason.HIGHER_TERM)
     else:
@@ -132,6 +174,18 @@ def _is_leader_alive(core: Core) -> bool:
     )
 
 
+def _may_have_promised_lease(core: Core) -> bool:
+    """Whether this node may have followed a leader just before it restarted.
+
+    What it promised then, to elect nobody for T, is not on its disk.
+    """
+    return (
+        core.configuration.leases
+        and core.tick_count < core.options.election_timeout_ticks
+        and not core.is_alone
+    )
+
+
 def handle_vote_reply(core: Core, reply: RequestVoteReply) -> None:
     """Count a voter's answer once: votes are of voters, not of messages (M04)."""
     if reply.pre_vote:
@@ -146,13 +200,13 @@ def handle_vote_reply(core: Core, reply: RequestVoteReply) -> None:
 
 
 def _count(core: Core) -> None:
-    match vote_result(core.voters, core.votes):
+    match joint_vote_result(core.configuration.halves, core.votes):
         case VoteResult.PENDING:
             pass
         case VoteResult.LOST:
             core.become_follower(core.term, None, StepDownReason.ELECTION_LOST)
         case VoteResult.WON if core.role is Role.PRE_CANDIDATE:
-            core.become_candidate()
+            core.become_candidate(None)
             _request_votes(core, pre_vote=False)
         case VoteResult.WON if core.persistence.is_durable(core.hard_state):
             core.become_leader()

@@ -6,6 +6,8 @@ The core logs nothing. Whoever drives it drains these and knows which node they 
 from dataclasses import dataclass
 from enum import Enum
 
+from kvstore.raft.membership import Configuration
+from kvstore.raft.messages import EntryId
 from kvstore.raft.progress import PeerEvent, PeerState
 from kvstore.types import LogIndex, NodeId, Term
 
@@ -16,6 +18,7 @@ class CampaignReason(Enum):
     TIMEOUT = "no leader was heard for an election timeout"
     LEADER_DISCONNECTED = "the leader's connection closed"
     REQUESTED = "it was told to"
+    HANDED_OVER = "the leader handed over to it"
 
 
 class StepDownReason(Enum):
@@ -26,6 +29,8 @@ class StepDownReason(Enum):
     ELECTION_LOST = "a quorum refused its vote"
     QUORUM_LOST = "no quorum was heard for an election timeout"
     RESIGNED = "it was told to stop leading"
+    REMOVED = "it is a voter no longer"
+    DISK_STALLED = "its disk did not finish a write for an election timeout"
 
 
 class Refusal(Enum):
@@ -35,6 +40,7 @@ class Refusal(Enum):
     TERM_STALE = "the campaign's term is over"
     VOTE_GIVEN = "this node voted for another in the term, or knows its leader"
     LOG_BEHIND = "the candidate's log is behind this node's"
+    JUST_STARTED = "this node may have promised a lease before it restarted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,8 @@ class BecameCandidate:
     """It opened ``term`` and asks for votes."""
 
     term: Term
+    reason: CampaignReason | None = None
+    """None: it had won the pre-vote, which says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +144,47 @@ class PeerStateChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfigurationChanged:
+    """Another configuration is the last in the log, perhaps not committed yet."""
+
+    term: Term
+    index: LogIndex
+    configuration: Configuration
+
+
+@dataclass(frozen=True, slots=True)
+class HandoverStarted:
+    """The leader takes no proposals until ``to`` leads, or time is up."""
+
+    term: Term
+    to: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class HandoverEnded:
+    """The leader still leads, and takes proposals again."""
+
+    term: Term
+    to: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotAccepted:
+    """A leader's snapshot replaces the log here."""
+
+    term: Term
+    last: EntryId
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotIgnored:
+    """A leader's snapshot holds nothing that the log here lacks."""
+
+    term: Term
+    last: EntryId
+
+
+@dataclass(frozen=True, slots=True)
 class ReadsConfirmed:
     """A quorum answered a read round."""
 
@@ -165,6 +214,11 @@ Event = (
     | Committed
     | EntriesReplaced
     | PeerStateChanged
+    | ConfigurationChanged
+    | HandoverStarted
+    | HandoverEnded
+    | SnapshotAccepted
+    | SnapshotIgnored
     | ReadsConfirmed
     | ReadsRejected
 )

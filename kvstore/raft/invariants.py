@@ -9,6 +9,7 @@ Absolute properties are those of the paper's Figure 3; the others compare a node
 itself a step ago, which finds a fault where it happens and not where it shows.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -25,7 +26,7 @@ from kvstore.raft.messages import (
     RequestVoteReply,
 )
 from kvstore.raft.node import RaftNode
-from kvstore.raft.quorum import majority
+from kvstore.raft.quorum import has_quorum
 from kvstore.raft.ready import ReadState
 from kvstore.types import LogIndex, NodeId, Term
 
@@ -67,7 +68,10 @@ class _Incarnation:
     applied_index: LogIndex = INDEX_ZERO
     led_term: Term | None = None
     terms: list[Term] = field(default_factory=list)
-    """Of the node's whole log: ``terms[i]`` is of index ``i + 1``."""
+    """Of the node's whole log: ``terms[i]`` is of index ``i + 1``. What it has
+    compacted is filled in from the ghost log, which it must agree with."""
+    configurations: list[tuple[LogIndex, bytes]] = field(default_factory=list)
+    """The configuration before the log, and each one in it."""
     matches: dict[NodeId, LogIndex] = field(default_factory=dict)
 
 
@@ -92,8 +96,7 @@ def _require(condition: bool, what: str, *facts: object) -> None:
 class ClusterChecker:
     """Watches one cluster for its whole life."""
 
-    def __init__(self, voters: Iterable[NodeId]) -> None:
-        self._voters = tuple(sorted(voters))
+    def __init__(self) -> None:
         self._leaders: dict[Term, NodeId] = {}
         self._entries: dict[EntryId, tuple[Term, EntryKind, bytes]] = {}
         self._committed: list[Term] = []
@@ -101,7 +104,7 @@ class ClusterChecker:
         self._committed_in: list[Term] = []
         """The term of the node that committed it first."""
         self._incarnations: dict[NodeId, _Incarnation] = {}
-        self._promises = {voter: _Promises() for voter in self._voters}
+        self._promises: defaultdict[NodeId, _Promises] = defaultdict(_Promises)
         self._reads: dict[tuple[NodeId, int], LogIndex] = {}
 
     @property
@@ -117,7 +120,7 @@ class ClusterChecker:
         Raises:
             InvariantViolation: with the invariant in words and the facts.
         """
-        for node_id in self._voters:
+        for node_id in sorted(members):
             self.check_member(node_id, members)
 
     def check_member(self, node_id: NodeId, members: Mapping[NodeId, Member]) -> None:
@@ -135,6 +138,7 @@ class ClusterChecker:
             self._incarnations[node_id] = seen
         self._check_term_and_vote(seen, node)
         self._check_log(seen, node.log)
+        self._check_configuration(seen, member.durable)
         if node.is_leader:
             self._check_leader(seen, node, members)
         else:
@@ -172,9 +176,6 @@ class ClusterChecker:
     ) -> None:
         """A node that starts knows what is durable, and only that."""
         _require(
-            node.voters == self._voters, "a node has other voters (I10)", node.voters
-        )
-        _require(
             HardState(term=node.term, vote=node.vote) == durable.hard_state
             and node.last_index == durable.last_index,
             "a node did not start from its disk (I9)",
@@ -201,22 +202,76 @@ class ClusterChecker:
         a common entry are equal up to it.
         """
         terms = seen.terms
-        last = log.last_index
+        last, floor = log.last_index, log.floor
+        if len(terms) < floor.index or terms[floor.index - 1 : floor.index] not in (
+            [],
+            [floor.term],
+        ):
+            self._check_snapshot(seen, log)
         same = min(len(terms), last)
         if same == last == len(terms) and (not same or log.term(last) == terms[-1]):
             return
-        while same > 0 and log.term(LogIndex(same)) != terms[same - 1]:
+        while same > floor.index and log.term(LogIndex(same)) != terms[same - 1]:
             same -= 1
         del terms[same:]
+        while seen.configurations and seen.configurations[-1][0] > same:
+            seen.configurations.pop()
         while len(terms) < last:
             start = LogIndex(len(terms) + 1)
             for entry in log.entries(start, LogIndex(last + 1), 1 << 62):
                 self._check_entry(seen.node.node_id, entry, terms)
                 terms.append(entry.term)
+                if entry.kind is EntryKind.CONFIGURATION:
+                    self._check_one_change(seen, entry)
+                    seen.configurations.append((entry.index, entry.data))
         _require(
             same >= min(seen.commit_index, len(self._committed)),
             "committed entries were replaced (I5)",
             *(seen.node.node_id, same, seen.commit_index),
+        )
+
+    def _check_snapshot(self, seen: _Incarnation, log: RaftLog) -> None:
+        """What a log does not hold any more, or never did, is committed (I5, I11)."""
+        floor, ghost = log.floor, self._committed
+        _require(
+            floor.index <= len(ghost)
+            and (not floor.index or ghost[floor.index - 1] == floor.term),
+            "a snapshot stands for what is not committed (I5)",
+            *(seen.node.node_id, floor),
+        )
+        _require(
+            floor.index >= seen.commit_index,
+            "a snapshot takes committed entries away (I3)",
+            *(seen.node.node_id, floor, seen.commit_index),
+        )
+        seen.terms[:] = ghost[: floor.index]
+        seen.configurations.clear()
+
+    def _check_one_change(self, seen: _Incarnation, entry: Entry) -> None:
+        """A leader begins a change only once the last one is committed (I15)."""
+        node = seen.node
+        if not (node.is_leader and entry.term == node.term):
+            return
+        before = seen.configurations[-1][0] if seen.configurations else INDEX_ZERO
+        _require(
+            before <= node.commit_index,
+            "two changes of the members are in flight (I15)",
+            *(node.node_id, before, entry.index, node.commit_index),
+        )
+
+    def _check_configuration(self, seen: _Incarnation, durable: DurableView) -> None:
+        """The configuration is a function of log and snapshot (I10)."""
+        node = seen.node
+        if seen.configurations:
+            expected = seen.configurations[-1][1]
+        elif node.log.first_index == durable.first_index:
+            expected = durable.base_configuration
+        else:
+            return  # the snapshot that brought it is being installed
+        _require(
+            node.configuration.encode() == expected,
+            "a node's configuration is not that of its log (I10)",
+            *(node.node_id, node.configuration, expected),
         )
 
     def _check_entry(self, node_id: NodeId, entry: Entry, terms: list[Term]) -> None:
@@ -252,9 +307,11 @@ class ClusterChecker:
             *(node.node_id, seen.applied_index, applied),
         )
         seen.applied_index = applied
+        installing = durable.last_index < node.log.first_index - 1
         _require(
             durable.first_index - 1 <= applied <= commit <= node.last_index
-            and applied <= node.log.stable_index <= durable.last_index,
+            and (applied <= durable.last_index or installing)
+            and (node.log.stable_index <= durable.last_index or installing),
             "purged <= applied <= committed <= last, and applied <= durable (I11)",
             *(node.node_id, applied, commit, node.log.stable_index, node.last_index),
         )
@@ -305,6 +362,8 @@ class ClusterChecker:
                 *(node.node_id, peer, match),
             )
             seen.matches[peer] = match
+            if peer not in members:
+                continue  # added, and not started yet
             durable = members[peer].durable
             # A peer that went on to a later term may have replaced what it held.
             if match and durable.hard_state.term <= term:
@@ -335,11 +394,19 @@ class ClusterChecker:
             "a leader committed by counting an entry of an earlier term (I7)",
             *(node.node_id, entry),
         )
-        holders = sum(_holds(members[voter].durable, entry) for voter in self._voters)
+        holders = [
+            node_id
+            for node_id in sorted(members)
+            if _holds(members[node_id].durable, entry)
+        ]
+        configuration = node.configuration
+        if node.log.configuration_index > entry.index:
+            # The leader left, or changed, it by this very commit.
+            configuration = node.log.configuration_at(entry.index)
         _require(
-            holders >= majority(len(self._voters)),
+            has_quorum(configuration.halves, holders),
             "a leader committed what no majority holds durably (I7)",
-            *(node.node_id, entry, holders),
+            *(node.node_id, entry, holders, configuration),
         )
 
     # ------------------------------------------------------------------- events
@@ -418,6 +485,16 @@ class ClusterChecker:
             )
             promises.handed_out_index = entry.index
 
+    def installed(self, node_id: NodeId, last: EntryId) -> None:
+        """A snapshot's state took the place of a node's own: never an older one."""
+        promises = self._promises[node_id]
+        _require(
+            last.index > promises.handed_out_index,
+            "a snapshot sets back what was applied (I3)",
+            *(node_id, promises.handed_out_index, last),
+        )
+        promises.handed_out_index = last.index
+
     def restarted(self, node_id: NodeId, applied_index: LogIndex) -> None:
         """A node starts again from a state that has applied ``applied_index``."""
         self._promises[node_id].handed_out_index = applied_index
@@ -443,4 +520,6 @@ class ClusterChecker:
 
 
 def _holds(log: StableLog, entry: EntryId) -> bool:
+    if entry.index < log.first_index:
+        return True  # compacted, so committed: the ghost log vouches for the term
     return entry.index <= log.last_index and log.term(entry.index) == entry.term

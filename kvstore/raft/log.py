@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from kvstore.raft.messages import Entry, EntryId, HardState
+from kvstore.raft.membership import Configuration
+from kvstore.raft.messages import Entry, EntryId, EntryKind, HardState, Snapshot
 from kvstore.types import LogIndex, Term
 
 
@@ -23,8 +24,20 @@ class StableLog(Protocol):
         """Index of the newest durable entry; 0 for an empty log."""
         ...
 
+    @property
+    def base_configuration(self) -> bytes:
+        """Encoded configuration as of ``first_index - 1``."""
+        ...
+
+    def configurations(self) -> Sequence[tuple[LogIndex, bytes]]:
+        """Every entry of kind ``CONFIGURATION`` held, in order: its index and data.
+
+        Few: members change rarely.
+        """
+        ...
+
     def term(self, index: LogIndex) -> Term:
-        """Term of the entry at ``index``; 0 for index 0.
+        """Term of the entry at ``index``, or at ``first_index - 1``; 0 for index 0.
 
         Raises:
             LookupError: the entry is not held.
@@ -81,11 +94,12 @@ class RaftLog:
 
     ::
 
-        index   1 ... base | base+1 ... stable | stable+1 ... handed | ... last
-        where   storage    | memory, durable   | being written       | not handed out
+        index   first ... base | base+1 ... stable | stable+1 ... handed | ... last
+        where   storage        | memory, durable   | being written       | to be written
 
-    Memory always holds everything that is not known to be durable, and a bounded run
-    of newest durable entries before it. ``stable_index <= handed_out_index`` because a
+    What precedes ``first`` was compacted: a snapshot stands for it. Memory always holds
+    everything that is not known to be durable, and a bounded run of newest durable
+    entries before it. ``stable_index <= handed_out_index`` because a
     write that was handed out stays in doubt until :meth:`persisted`; replacing entries
     lowers both, so a write in flight never vouches for what replaced it (the ABA of
     etcd's ``append_aba_race``; mutant M21).
@@ -96,7 +110,9 @@ class RaftLog:
         "_base_term",
         "_cached_bytes",
         "_cached_bytes_max",
+        "_configurations",
         "_entries",
+        "_floor",
         "_storage",
         "handed_out_index",
         "stable_index",
@@ -105,6 +121,13 @@ class RaftLog:
     def __init__(self, storage: StableLog, *, cached_bytes_max: int) -> None:
         last = storage.last_index
         self._storage = storage
+        floor = LogIndex(storage.first_index - 1)
+        self._floor = EntryId(storage.term(floor), floor)
+        self._configurations = [
+            (floor, Configuration.decode(storage.base_configuration))
+        ]
+        for index, data in storage.configurations():
+            self._configurations.append((index, Configuration.decode(data)))
         self._base_index = last
         self._base_term = storage.term(last)
         self._entries: list[Entry] = []
@@ -114,6 +137,35 @@ class RaftLog:
         """Every entry to here is durable."""
         self.handed_out_index = last
         """Every entry to here is durable or being written."""
+
+    @property
+    def first_index(self) -> LogIndex:
+        """Of the oldest entry held; ``last_index + 1`` if none is."""
+        return LogIndex(self._floor.index + 1)
+
+    @property
+    def floor(self) -> EntryId:
+        """The last entry that the log does not hold any more."""
+        return self._floor
+
+    @property
+    def configuration(self) -> Configuration:
+        """Of the last configuration entry in the log, else of what precedes it.
+
+        It holds from the moment of its append, committed or not (section 6).
+        """
+        return self._configurations[-1][1]
+
+    @property
+    def configuration_index(self) -> LogIndex:
+        """Of the entry that :attr:`configuration` comes from."""
+        return self._configurations[-1][0]
+
+    def configuration_at(self, index: LogIndex) -> Configuration:
+        """The configuration as of an entry from the floor on."""
+        assert index >= self._floor.index
+        held = [pair for pair in self._configurations if pair[0] <= index]
+        return held[-1][1]
 
     @property
     def last_index(self) -> LogIndex:
@@ -132,7 +184,7 @@ class RaftLog:
         return self._cached_bytes
 
     def term(self, index: LogIndex) -> Term:
-        """Term of an entry; 0 for index 0. O(1) in memory, else one storage read.
+        """Term of an entry, or of the floor. O(1) in memory, else one storage read.
 
         Raises:
             LookupError: the log does not hold it.
@@ -143,13 +195,20 @@ class RaftLog:
             return self._entries[position].term
         if position == -1:
             return self._base_term
+        if index <= self._floor.index:
+            if index == self._floor.index:
+                return self._floor.term
+            raise LookupError(f"entry {index} is compacted")
         return self._storage.term(index)
 
     def matches(self, entry: EntryId) -> bool:
         """Whether the log holds exactly this entry (section 5.3's consistency check).
 
-        By the log matching property it then agrees with the other log up to here.
+        By the log matching property it then agrees with the other log up to here. An
+        entry below the floor is committed, as a leader's is: the logs agree on it.
         """
+        if entry.index < self._floor.index:
+            return True
         return entry.index <= self.last_index and self.term(entry.index) == entry.term
 
     def latest_within(self, bound: EntryId) -> EntryId:
@@ -159,7 +218,7 @@ class RaftLog:
         skip whole terms (end of section 5.3). Terms never fall along a log, so this is
         a binary search: O(log n) terms read.
         """
-        low = max(self._storage.first_index - 1, 0)
+        low = int(self._floor.index)
         high = int(min(bound.index, self.last_index))
         while low < high:
             middle = (low + high + 1) // 2
@@ -182,6 +241,8 @@ class RaftLog:
             LookupError, CorruptionError: as the storage below memory does.
         """
         first = self._base_index + 1
+        if start <= self._floor.index:
+            raise LookupError(f"entry {start} is compacted")
         if start < first:
             return self._storage.entries(start, LogIndex(min(end, first)), bytes_max)
         cached = self._entries
@@ -201,6 +262,9 @@ class RaftLog:
         self._entries.extend(entries)
         for entry in entries:
             self._cached_bytes += len(entry.data) + ENTRY_OVERHEAD_BYTES
+            if entry.kind is EntryKind.CONFIGURATION:
+                configuration = Configuration.decode(entry.data)
+                self._configurations.append((entry.index, configuration))
 
     def first_conflict(self, entries: Sequence[Entry]) -> int:
         """Position of the first of ``entries`` that the log does not hold.
@@ -208,14 +272,20 @@ class RaftLog:
         ``len(entries)`` if it holds them all: then nothing is replaced, however much
         the log holds behind them (section 5.3; mutant M14).
         """
-        last = self.last_index
+        last, floor = self.last_index, self._floor.index
         for position, entry in enumerate(entries):
+            if entry.index <= floor:
+                continue  # committed, so it is the same
             if entry.index > last or self.term(entry.index) != entry.term:
                 return position
         return len(entries)
 
     def truncate_after(self, index: LogIndex) -> None:
         """Forget every entry behind ``index``; storage follows when one is written."""
+        assert index >= self._floor.index
+        configurations = self._configurations
+        while configurations[-1][0] > index:
+            configurations.pop()
         keep = index - self._base_index
         if keep >= 0:
             dropped = self._entries[keep:]
@@ -224,12 +294,42 @@ class RaftLog:
                 len(entry.data) + ENTRY_OVERHEAD_BYTES for entry in dropped
             )
         else:
-            self._base_term = self._storage.term(index)
+            self._base_term = self.term(index)
             self._base_index = index
             self._entries.clear()
             self._cached_bytes = 0
         self.stable_index = min(self.stable_index, index)
         self.handed_out_index = min(self.handed_out_index, index)
+
+    def compact_to(self, index: LogIndex) -> None:
+        """Forget durable entries up to ``index``; storage follows in its own time.
+
+        From here on they are not asked of storage, which may be deleting them.
+        """
+        assert self._floor.index <= index <= self.stable_index
+        term = self.term(index)
+        kept = [pair for pair in self._configurations if pair[0] > index]
+        base = self._configurations[len(self._configurations) - len(kept) - 1]
+        self._configurations = [base, *kept]
+        self._floor = EntryId(term, index)
+        if (count := index - self._base_index) > 0:
+            for entry in self._entries[:count]:
+                self._cached_bytes -= len(entry.data) + ENTRY_OVERHEAD_BYTES
+            del self._entries[:count]
+            self._base_index, self._base_term = index, term
+
+    def reset(self, snapshot: Snapshot) -> None:
+        """Begin anew behind a snapshot: nothing of the log before it stays (M30)."""
+        last = snapshot.last
+        assert last.index > self._floor.index
+        self._floor = last
+        self._configurations = [
+            (last.index, Configuration.decode(snapshot.configuration))
+        ]
+        self._base_index, self._base_term = last.index, last.term
+        self._entries.clear()
+        self._cached_bytes = 0
+        self.stable_index = self.handed_out_index = last.index
 
     @property
     def has_unwritten(self) -> bool:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from kvstore.errors import Busy, NotLeader
-from kvstore.raft import election, reading, replication
+from kvstore.raft import changes, election, handover, reading, replication
 from kvstore.raft.core import Core, Leadership, Role
 from kvstore.raft.events import CampaignReason, Event, StepDownReason
 from kvstore.raft.log import RaftLog, StableLog
+from kvstore.raft.membership import Change, Configuration, MemberInfo
 from kvstore.raft.messages import (
     AppendEntries,
     AppendEntriesReply,
@@ -27,10 +28,11 @@ from kvstore.raft.messages import (
     ReadIndexRequest,
     RequestVote,
     RequestVoteReply,
+    Snapshot,
     TimeoutNow,
 )
 from kvstore.raft.options import RaftOptions
-from kvstore.raft.progress import Progress
+from kvstore.raft.progress import PeerState, Progress
 from kvstore.raft.ready import Ready
 from kvstore.types import LogIndex, NodeId, ReadyNumber, Term
 
@@ -49,16 +51,16 @@ class RaftNode:
     once. Whenever :meth:`has_ready`, :meth:`ready` hands out work; see :class:`Ready`
     for the contract. The same inputs in the same order give the same outputs.
 
+    Its configuration is what its log says.
+
     Raises:
-        ConfigError: ``voters`` repeats a member or lacks ``node_id``.
-        CorruptionError: the log does not reach to ``applied_index``.
+        CorruptionError: the log does not reach to ``applied_index``, or begins behind.
     """
 
     def __init__(
         self,
         *,
         node_id: NodeId,
-        voters: Sequence[NodeId],
         log: StableLog,
         hard_state: HardState,
         applied_index: LogIndex,
@@ -67,14 +69,12 @@ class RaftNode:
     ) -> None:
         self._core = Core(
             node_id=node_id,
-            voters=voters,
             log=log,
             hard_state=hard_state,
             applied_index=applied_index,
             options=options,
             random=random,
         )
-        self._peers = frozenset(self._core.peers)
         self._last_ready_number = 0
         self._applied_index = applied_index
         self._applying_index = applied_index
@@ -88,9 +88,56 @@ class RaftNode:
         return self._core.node_id
 
     @property
-    def voters(self) -> tuple[NodeId, ...]:
-        """In ascending order."""
-        return self._core.voters
+    def configuration(self) -> Configuration:
+        """The members, by the last configuration in the log, committed or not."""
+        return self._core.configuration
+
+    @property
+    def configuration_index(self) -> LogIndex:
+        """Of the entry that it comes from."""
+        return self._core.log.configuration_index
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether this node was a member, and it is committed that it is none now."""
+        core = self._core
+        if core.node_id not in core.configuration.removed:
+            return False
+        return core.node_id in core.log.configuration_at(core.commit_index).removed
+
+    @property
+    def transferee(self) -> NodeId | None:
+        """Whom this leader is handing over to."""
+        leadership = self._core.leadership
+        if leadership is None or leadership.handover is None:
+            return None
+        return leadership.handover.to
+
+    @property
+    def snapshot_peers(self) -> tuple[NodeId, ...]:
+        """Peers that need a snapshot of this leader's."""
+        leadership = self._core.leadership
+        if leadership is None:
+            return ()
+        return tuple(
+            [
+                peer
+                for peer, progress in leadership.peers
+                if progress.state is PeerState.SNAPSHOT
+            ]
+        )
+
+    @property
+    def can_change_members(self) -> bool:
+        """Whether this node leads, and no change of the members is under way."""
+        leadership = self._core.leadership
+        return leadership is not None and changes.is_settled(self._core, leadership)
+
+    @property
+    def has_lease(self) -> bool:
+        """Whether this leader could answer a read by its lease now."""
+        leadership = self._core.leadership
+        return leadership is not None and reading.has_lease(self._core, leadership)
 
     @property
     def role(self) -> Role:
@@ -151,6 +198,7 @@ class RaftNode:
         leadership = self._core.leadership
         return (
             leadership is not None
+            and leadership.handover is None
             and leadership.uncommitted_bytes < self._core.options.uncommitted_bytes_max
         )
 
@@ -172,6 +220,15 @@ class RaftNode:
         return self._applying_bytes
 
     # ------------------------------------------------------------------- inputs
+
+    def set_clock(self, now_ms: int) -> None:
+        """Before other inputs: the time, by a clock that never goes back.
+
+        Only leases use it. It must count while the process or machine stands still
+        (CLOCK_BOOTTIME does), unlike ticks.
+        """
+        assert now_ms >= self._core.now_ms
+        self._core.now_ms = now_ms
 
     def tick(self) -> None:
         """One unit of time passed."""
@@ -209,9 +266,9 @@ class RaftNode:
         core = self._core
         leadership = core.leadership
         if leadership is None:
-            raise NotLeader(
-                "this node does not lead", leader_id=core.leader_id or NodeId(0)
-            )
+            raise self._not_leader()
+        if leadership.handover is not None:
+            raise Busy("the leader is handing over", queue="handover", maximum=0)
         maximum = core.options.uncommitted_bytes_max
         outstanding = leadership.uncommitted_bytes
         if outstanding and outstanding + len(data) > maximum:
@@ -224,19 +281,89 @@ class RaftNode:
         leadership.charge(entry.index, len(data))
         return entry
 
-    def read_index(self, request_id: int) -> None:
+    def _not_leader(self) -> NotLeader:
+        leader = self._core.leader_id or NodeId(0)
+        return NotLeader("this node does not lead", leader_id=leader)
+
+    def propose_changes(self, listed: Iterable[Change]) -> EntryId:
+        """Begin to change the members, through a joint configuration.
+
+        Nothing is decided until ``configuration`` is committed and not joint.
+
+        Raises:
+            NotLeader, ChangePending: not now; nothing was changed.
+            MembershipRefused: it makes no sense, or would stop the cluster.
+        """
+        leadership = self._core.leadership
+        if leadership is None:
+            raise self._not_leader()
+        return changes.propose(self._core, leadership, listed)
+
+    def propose_info(self, node_id: NodeId, info: MemberInfo) -> EntryId:
+        """Record what became known of a member. Raises as :meth:`propose_changes`."""
+        leadership = self._core.leadership
+        if leadership is None:
+            raise self._not_leader()
+        return changes.propose_info(self._core, leadership, node_id, info)
+
+    def transfer(self, to: NodeId | None = None) -> NodeId | None:
+        """Hand the lead over; ``to`` None: to whoever is closest. Returns to whom.
+
+        None if nobody could take it. Proposals are refused until it is done, or given
+        up after an election timeout; the role tells which.
+
+        Raises:
+            NotLeader: this node does not lead.
+            MembershipRefused: ``to`` is not a voter.
+        """
+        leadership = self._core.leadership
+        if leadership is None:
+            raise self._not_leader()
+        return handover.transfer(self._core, leadership, to)
+
+    def snapshot_ended(self, peer: NodeId, reached: LogIndex) -> None:
+        """A snapshot's transfer to ``peer`` is over.
+
+        ``reached``: its last index if all of it arrived, else 0.
+        """
+        core = self._core
+        if core.leadership is not None:
+            replication.snapshot_ended(core, core.leadership, peer, reached)
+
+    def snapshot_at(self, index: LogIndex) -> Snapshot:
+        """What a snapshot of the state applied to ``index`` stands for.
+
+        Raises:
+            LookupError: the log does not reach back, or on, to ``index``.
+        """
+        log = self._core.log
+        if not log.floor.index <= index <= log.last_index:
+            raise LookupError(f"the log holds nothing of entry {index}")
+        return Snapshot(
+            last=EntryId(log.term(index), index),
+            configuration=log.configuration_at(index).encode(),
+        )
+
+    def compacted(self, index: LogIndex) -> None:
+        """Forget entries up to ``index``, of which the state is durable.
+
+        Call it before storage deletes them: from now on they are not asked for.
+        """
+        assert index <= self._applied_index
+        self._core.log.compact_to(index)
+
+    def read_index(self, request_id: int, *, lease: bool = False) -> None:
         """Ask from which index on a linearizable read that starts now may be served.
 
         A ``ReadState`` with ``request_id`` answers, perhaps rejected. A follower asks
         its leader. All reads that come before the next :meth:`ready` share a round.
+        ``lease``: a leader with a lease need not ask anybody.
         """
-        reading.read_index(self._core, request_id)
+        reading.read_index(self._core, request_id, lease=lease)
 
     def peer_disconnected(self, peer: NodeId) -> None:
         """The connection to or from a peer closed: perhaps it died."""
         core = self._core
-        if peer not in self._peers:
-            return
         if core.leadership is not None:
             replication.peer_disconnected(core, core.leadership, peer)
         elif peer == core.leader_id:
@@ -250,7 +377,7 @@ class RaftNode:
                 stored entry that is needed is damaged.
         """
         core = self._core
-        if message.sender not in self._peers or message.to != core.node_id:
+        if message.sender == core.node_id or message.to != core.node_id:
             return
         if message.term != core.term and not self._settle_term(message):
             return
@@ -271,8 +398,10 @@ class RaftNode:
                 reading.handle_read_request(core, message)
             case ReadIndexReply():
                 reading.handle_read_reply(core, message)
-            case TimeoutNow() | InstallSnapshot():
-                pass  # nobody sends them yet
+            case TimeoutNow():
+                election.handle_timeout_now(core, message)
+            case InstallSnapshot():
+                replication.handle_snapshot(core, message)
 
     def _settle_term(self, message: Message) -> bool:
         """A message of another term: enter the term or refuse. Whether to go on.
@@ -287,13 +416,13 @@ class RaftNode:
                 # Of a pre-vote: the term is the one asked for, nobody is in it yet.
                 return message.pre_vote
             leader = None
-            if isinstance(message, AppendEntries | Heartbeat):
+            if isinstance(message, AppendEntries | Heartbeat | InstallSnapshot):
                 leader = message.sender
             core.become_follower(message.term, leader, StepDownReason.HIGHER_TERM)
             return True
         match message:
-            case AppendEntries():
-                replication.handle_stale_append(core, message)
+            case AppendEntries() | InstallSnapshot():
+                replication.handle_stale_append(core, message.sender)
             case Heartbeat():
                 replication.handle_stale_heartbeat(core, message)
             case ReadIndexRequest():
@@ -317,6 +446,7 @@ class RaftNode:
         leadership = core.leadership
         return leadership is not None and (
             reading.can_start_round(leadership)
+            or handover.wants_telling(core, leadership)
             or replication.wants_append(core, leadership)
         )
 
@@ -337,9 +467,13 @@ class RaftNode:
         self._last_ready_number += 1
         number = ReadyNumber(self._last_ready_number)
         hard_state: HardState | None = None
+        snapshot: Snapshot | None = None
         entries: tuple[Entry, ...] = ()
         after_persist: tuple[Message, ...] = ()
         if persistence.has_write(log, core.hard_state):
+            snapshot = persistence.snapshot
+            if snapshot is not None:
+                self._applying_index = snapshot.last.index
             hard_state = persistence.begin(number, core.hard_state)
             entries = log.hand_out()
             after_persist = persistence.take_waiting()
@@ -348,6 +482,7 @@ class RaftNode:
         return Ready(
             number=number,
             hard_state=hard_state,
+            snapshot=snapshot,
             entries=entries,
             messages=messages,
             messages_after_persist=after_persist,
@@ -360,12 +495,15 @@ class RaftNode:
         if reading.start_round(core, leadership):
             replication.broadcast_heartbeat(core, leadership)
         replication.send_appends(core, leadership)
+        handover.tell(core, leadership)
 
     def persisted(self, number: ReadyNumber) -> None:
         """The write of ``Ready`` ``number`` is on the medium."""
         core = self._core
-        core.persistence.finished(number)
+        installed = core.persistence.finished(number)
         core.log.persisted()
+        if installed is not None:
+            self.applied(installed.last.index)
         if core.leadership is not None:
             replication.advance_commit(core, core.leadership)
         else:
@@ -384,6 +522,8 @@ class RaftNode:
 
     def _can_apply(self) -> bool:
         core = self._core
+        if core.persistence.is_installing:
+            return False  # what follows the snapshot waits for its state
         durable = min(core.commit_index, core.log.stable_index)
         return self._applying_index < durable and (
             not self._applying_bytes

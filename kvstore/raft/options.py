@@ -41,6 +41,12 @@ class RaftOptions:
     log_cache_bytes_max: int = 16 * MIB
     """Durable entries kept in memory, so that apply and replication in step never read
     the disk, in bytes, overhead included. What is not durable is always kept."""
+    lease_ms: int = 350
+    """How long a leader's lease lasts, in milliseconds from the question that renewed
+    it, if the cluster has leases on. Shorter than T by as much as the rates of two
+    clocks may differ."""
+    promotion_lag_entries_max: int = 64
+    """A learner is caught up once it lacks no more than these, in entries."""
     pending_reads_max: int = 65_536
     """Reads waiting for their round; past it they are rejected."""
     events_max: int = 8_192
@@ -78,6 +84,8 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "apply_bytes_max": (1, 1 << 40),
     "uncommitted_bytes_max": (1, 1 << 40),
     "log_cache_bytes_max": (0, 1 << 40),
+    "lease_ms": (1, 1_000_000_000),
+    "promotion_lag_entries_max": (0, 1_000_000),
     "pending_reads_max": (1, 10_000_000),
     "events_max": (1, 10_000_000),
 }

@@ -16,14 +16,21 @@ Refusals, pre-votes and what leaders send bind nobody and leave at once.
 """
 
 from kvstore.raft.log import RaftLog
-from kvstore.raft.messages import HardState, Message
+from kvstore.raft.messages import HardState, Message, Snapshot
 from kvstore.types import LogIndex, ReadyNumber
 
 
 class Persistence:
     """The write in flight, at most one, and the messages that wait for a write."""
 
-    __slots__ = ("_durable", "_handed_out", "_waiting", "in_flight")
+    __slots__ = (
+        "_durable",
+        "_handed_out",
+        "_installing",
+        "_waiting",
+        "in_flight",
+        "snapshot",
+    )
 
     def __init__(self, hard_state: HardState) -> None:
         self._durable = hard_state
@@ -31,6 +38,9 @@ class Persistence:
         self._waiting: list[tuple[LogIndex, Message]] = []
         self.in_flight: ReadyNumber | None = None
         """The Ready whose ``persisted`` is awaited."""
+        self.snapshot: Snapshot | None = None
+        """To be installed by the next write."""
+        self._installing: Snapshot | None = None
 
     def send_when_durable(self, message: Message, index: LogIndex) -> None:
         """Send once the current term and vote, and the log to ``index``, are safe."""
@@ -51,29 +61,41 @@ class Persistence:
         term or vote, and neither ever changes back.
         """
         return self.in_flight is None and (
-            log.has_unwritten or hard_state is not self._handed_out
+            log.has_unwritten
+            or hard_state is not self._handed_out
+            or self.snapshot is not None
         )
 
     def has_released(self, log: RaftLog, hard_state: HardState) -> bool:
         """Whether a message need wait no longer."""
-        if not self._waiting or hard_state is not self._durable:
+        if not self._can_release(hard_state):
             return False
         stable = log.stable_index
         return any(index <= stable for index, _ in self._waiting)
 
     def release(self, log: RaftLog, hard_state: HardState) -> list[Message]:
         """Messages that wait for nothing any more, in order."""
-        if not self._waiting or hard_state is not self._durable:
+        if not self._can_release(hard_state):
             return []
         stable = log.stable_index
         released = [message for index, message in self._waiting if index <= stable]
         self._waiting = [item for item in self._waiting if item[0] > stable]
         return released
 
+    def _can_release(self, hard_state: HardState) -> bool:
+        # Behind a snapshot that is not installed yet, nothing is durable.
+        return (
+            bool(self._waiting)
+            and hard_state is self._durable
+            and self.snapshot is None
+            and self._installing is None
+        )
+
     def begin(self, number: ReadyNumber, hard_state: HardState) -> HardState | None:
         """A Ready is handed out with all there is to write. The hard state, if new."""
         assert self.in_flight is None
         self.in_flight = number
+        self._installing, self.snapshot = self.snapshot, None
         new = None if hard_state is self._handed_out else hard_state
         self._handed_out = hard_state
         return new
@@ -84,11 +106,18 @@ class Persistence:
         self._waiting.clear()
         return waiting
 
-    def finished(self, number: ReadyNumber) -> None:
-        """The write in flight is durable."""
+    def finished(self, number: ReadyNumber) -> Snapshot | None:
+        """The write in flight is durable. The snapshot that it installed, if one."""
         assert number == self.in_flight, (number, self.in_flight)
         self.in_flight = None
         self._durable = self._handed_out
+        installed, self._installing = self._installing, None
+        return installed
+
+    @property
+    def is_installing(self) -> bool:
+        """Whether a snapshot waits to be installed, or is being."""
+        return self.snapshot is not None or self._installing is not None
 
     def is_durable(self, hard_state: HardState) -> bool:
         return hard_state is self._durable

@@ -1,12 +1,14 @@
 """What a leader knows of one peer's log, and what it may send it next.
 
 All changes of state are in :data:`TRANSITIONS`; an event that is not there is a bug.
-Two states (etcd's names):
+Three states (etcd's names):
 
 * ``PROBE``: where the logs agree is unknown. One message at a time; it waits for an
   answer, or for a heartbeat's answer, which proves that the path works again.
 * ``REPLICATE``: the peer took an append. Messages are sent without waiting, within a
   window of messages and bytes, and ``next_index`` runs ahead in hope.
+* ``SNAPSHOT``: the peer needs what the log does not hold any more. Nothing is appended
+  until it holds as much as the log can continue.
 """
 
 from collections import deque
@@ -22,6 +24,7 @@ class PeerState(IntEnum):
 
     PROBE = 0
     REPLICATE = 1
+    SNAPSHOT = 2
 
 
 class PeerEvent(IntEnum):
@@ -35,6 +38,10 @@ class PeerEvent(IntEnum):
     """Its connection closed: what was under way may be lost."""
     STALLED = 3
     """It left an append unanswered for an election timeout."""
+    TOO_FAR_BEHIND = 4
+    """What it needs next is compacted."""
+    SNAPSHOT_ENDED = 5
+    """The transfer is over, well or not: find out what it holds."""
 
 
 TRANSITIONS: Mapping[tuple[PeerState, PeerEvent], PeerState] = {
@@ -45,6 +52,12 @@ TRANSITIONS: Mapping[tuple[PeerState, PeerEvent], PeerState] = {
     (PeerState.REPLICATE, PeerEvent.REJECTED): PeerState.PROBE,
     (PeerState.REPLICATE, PeerEvent.DISCONNECTED): PeerState.PROBE,
     (PeerState.REPLICATE, PeerEvent.STALLED): PeerState.PROBE,
+    (PeerState.PROBE, PeerEvent.TOO_FAR_BEHIND): PeerState.SNAPSHOT,
+    (PeerState.REPLICATE, PeerEvent.TOO_FAR_BEHIND): PeerState.SNAPSHOT,
+    (PeerState.SNAPSHOT, PeerEvent.ACCEPTED): PeerState.REPLICATE,
+    (PeerState.SNAPSHOT, PeerEvent.SNAPSHOT_ENDED): PeerState.PROBE,
+    # Its transfer may be taken up again where it broke.
+    (PeerState.SNAPSHOT, PeerEvent.DISCONNECTED): PeerState.SNAPSHOT,
 }
 
 
@@ -136,6 +149,8 @@ class Progress:
         """Whether an AppendEntries to the peer is of use now."""
         if self.state is PeerState.PROBE:
             return not self._paused
+        if self.state is PeerState.SNAPSHOT:
+            return False
         if self._check_due:
             return True
         if self.next_index <= last_index:
@@ -174,11 +189,13 @@ class Progress:
 
     # ------------------------------------------------------------------- events
 
-    def accepted(self, index: LogIndex) -> bool:
+    def accepted(self, index: LogIndex, *, floor: LogIndex) -> bool:
         """The peer acknowledged the log to ``index``. Whether that is news.
 
         An old acknowledgement changes nothing (mutant M17), but one that confirms what
-        is known still ends a probe.
+        is known still ends a probe. ``floor`` is the last index that the leader's log
+        does not hold: a peer that holds it can be sent what follows, whether or not
+        the snapshot that was on its way reached beyond.
         """
         if index < self.match_index:
             return False
@@ -186,7 +203,8 @@ class Progress:
         self.match_index = index
         self.inflight.free_to(index)
         self.next_index = max(self.next_index, LogIndex(index + 1))
-        self._fire(PeerEvent.ACCEPTED)
+        if self.state is not PeerState.SNAPSHOT or index >= floor:
+            self._fire(PeerEvent.ACCEPTED)
         return moved
 
     def rejected(self, index: LogIndex, retry_index: LogIndex) -> bool:
@@ -196,6 +214,8 @@ class Progress:
         ``next_index`` only, never ``match_index``: a hint is not a match (M16). One
         that contradicts an acknowledgement, or answers no probe of now, is old.
         """
+        if self.state is PeerState.SNAPSHOT:
+            return False
         if self.state is PeerState.REPLICATE:
             # Optimism was wrong, perhaps only out of order: what is known is match.
             retry_index = self.match_index
@@ -216,13 +236,37 @@ class Progress:
         """
         if self.state is PeerState.PROBE:
             self._paused = False
-        else:
+        elif self.state is PeerState.REPLICATE:
             oldest = self.inflight.oldest_tick
             self._check_due = oldest is not None and tick - oldest >= patience_ticks
 
     def disconnected(self) -> None:
         """What is under way may be lost."""
         self._fire(PeerEvent.DISCONNECTED)
+
+    def wait_until_heard(self) -> None:
+        """Send nothing before the peer gives a sign of life."""
+        if self.state is not PeerState.PROBE:
+            self._fire(PeerEvent.STALLED)
+        self._paused = True
+
+    def too_far_behind(self) -> None:
+        """It needs a snapshot."""
+        self._fire(PeerEvent.TOO_FAR_BEHIND)
+
+    def snapshot_ended(self, reached: LogIndex) -> None:
+        """The transfer is over; if it went well, the peer may hold ``reached`` by now.
+
+        One probe finds out, and leaves once the peer is heard again.
+        """
+        if self.state is PeerState.SNAPSHOT:
+            self._fire(PeerEvent.SNAPSHOT_ENDED)
+            self.next_index = LogIndex(max(reached, self.match_index) + 1)
+            self._paused = True
+
+    def knows_commit(self, index: LogIndex) -> bool:
+        """Whether it holds ``index``, and was told that it is committed."""
+        return min(self.match_index, self._told_commit_index) >= index
 
     def has_stalled(self, *, tick: int, timeout_ticks: int) -> bool:
         """Whether the oldest unanswered append is ``timeout_ticks`` old."""

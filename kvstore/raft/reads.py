@@ -7,10 +7,10 @@ answer under way may have been given before the read came.
 """
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kvstore.raft.quorum import majority
+from kvstore.raft.quorum import Halves, has_quorum
 from kvstore.types import LogIndex, NodeId
 
 
@@ -29,15 +29,46 @@ class ConfirmedReads:
     index: LogIndex
     reads: Sequence[PendingRead]
     round: int
+    started_ms: int
+    """Before the first question of the round left."""
+    voters: frozenset[NodeId]
+    """Who confirmed it."""
+
+
+@dataclass(slots=True)
+class Lease:
+    """How long nobody else can be elected (dissertation section 6.4.1).
+
+    Whoever confirmed a round gives no vote within T of it, by a clock whose rate may
+    differ from the leader's by as much as the lease is shorter than T.
+    """
+
+    until_ms: int = 0
+    void: bool = False
+    """For the rest of the term: a voter was told to elect another, however late it
+    hears of it (raft-rs#234, openraft#1747; mutant M48)."""
+
+    def extend(self, until_ms: int) -> None:
+        self.until_ms = max(self.until_ms, until_ms)
+
+    def holds(self, now_ms: int) -> bool:
+        return not self.void and now_ms < self.until_ms
 
 
 class ReadRounds:
     """A leader's reads. Answers count by round, never by request (etcd-io/raft#397)."""
 
-    __slots__ = ("_confirming", "_index", "_reads", "_round", "_voters", "_waiting")
+    __slots__ = (
+        "_confirming",
+        "_index",
+        "_reads",
+        "_round",
+        "_started_ms",
+        "_waiting",
+    )
 
-    def __init__(self, voters: Collection[NodeId]) -> None:
-        self._voters = frozenset(voters)
+    def __init__(self) -> None:
+        self._started_ms = 0
         self._waiting: list[PendingRead] = []
         self._round = 0
         self._index = LogIndex(0)
@@ -59,21 +90,36 @@ class ReadRounds:
     def add(self, read: PendingRead) -> None:
         self._waiting.append(read)
 
-    def start(self, number: int, commit_index: LogIndex) -> None:
-        """Every read that waits joins round ``number``, which is about to be sent."""
-        assert self.wants_round
+    def start(self, number: int, commit_index: LogIndex, *, now_ms: int) -> None:
+        """Every read that waits joins round ``number``, which is about to be sent.
+
+        None may wait: the round then confirms the leader's lease alone.
+        """
+        assert self._round == 0
         assert number > 0
         self._round, self._index = number, commit_index
+        self._started_ms = now_ms
         self._reads, self._waiting = self._waiting, []
 
-    def acknowledge(self, voter: NodeId, number: int) -> ConfirmedReads | None:
-        """``voter`` follows us as of round ``number``. The reads that this confirms."""
+    def acknowledge(
+        self, voter: NodeId, number: int, halves: Halves
+    ) -> ConfirmedReads | None:
+        """``voter`` follows us as of round ``number``. The reads that this confirms.
+
+        ``halves``: the voters of now, which may have changed since the round began.
+        """
         if number != self._round or number == 0:
             return None
         self._confirming.add(voter)
-        if len(self._confirming & self._voters) < majority(len(self._voters)):
+        if not has_quorum(halves, self._confirming):
             return None
-        confirmed = ConfirmedReads(self._index, self._reads, number)
+        confirmed = ConfirmedReads(
+            self._index,
+            self._reads,
+            number,
+            self._started_ms,
+            frozenset(self._confirming),
+        )
         self._round, self._reads = 0, []
         self._confirming.clear()
         return confirmed

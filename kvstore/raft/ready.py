@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from kvstore.raft.messages import Entry, HardState, Message
+from kvstore.raft.messages import Entry, HardState, Message, Snapshot
 from kvstore.types import LogIndex, ReadyNumber
 
 
@@ -14,6 +14,8 @@ class ReadState:
     index: LogIndex
     rejected: bool = False
     """The read could not be confirmed (no leader, or it changed); ``index`` is void."""
+    lease: bool = False
+    """The leader's lease confirmed it, not a quorum."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,6 +30,8 @@ class Ready:
     number: ReadyNumber
     """Acknowledged by ``persisted(number)`` if ``must_persist``."""
     hard_state: HardState | None
+    snapshot: Snapshot | None
+    """Install first: its state becomes the state, and the log begins behind it."""
     entries: tuple[Entry, ...]
     """Append and fsync. The first one's index may lie below the stored last index: what
     is stored from there on is replaced."""
@@ -42,4 +46,8 @@ class Ready:
 
     @property
     def must_persist(self) -> bool:
-        return self.hard_state is not None or bool(self.entries)
+        return (
+            self.hard_state is not None
+            or bool(self.entries)
+            or self.snapshot is not None
+        )

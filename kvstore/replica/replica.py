@@ -73,7 +73,6 @@ class Replica:
         self,
         *,
         node_id: NodeId,
-        voters: Sequence[NodeId],
         log: LogStorage,
         applied_index: LogIndex,
         compaction_pending: bool,
@@ -83,7 +82,6 @@ class Replica:
         self._options = options
         self.raft = RaftNode(
             node_id=node_id,
-            voters=voters,
             log=log,
             hard_state=log.hard_state,
             applied_index=applied_index,
@@ -435,7 +433,7 @@ class Replica:
             return
         self.raft.resign()
         error = NotLeader("this node is stopping")
-        for peer in self.raft.voters:
+        for peer in self.raft.configuration.everybody:
             if peer != self._node_id:
                 self._reply(Forwarded(peer, NO_REQUEST), b"", error, Revision(0))
 

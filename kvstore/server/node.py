@@ -123,7 +123,6 @@ class Node:
         self.compact_revision = progress.compact_revision
         self.replica = Replica(
             node_id=self.node_id,
-            voters=[member.node_id for member in stores.members],
             log=stores.log,
             applied_index=progress.index,
             compaction_pending=progress.compaction_pending,

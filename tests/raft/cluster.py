@@ -51,13 +51,13 @@ class Cluster:
         self.options = options
         self.ids = tuple(NodeId(node_id) for node_id in range(1, size + 1))
         self.servers = {
-            node_id: Server(Disk(log, term=term))
+            node_id: Server(Disk(log, term=term, founders=self.ids))
             for node_id, log, term in zip(
                 self.ids, logs or [()] * size, terms or [0] * size, strict=True
             )
         }
         self.members: dict[NodeId, Member] = {}
-        self.checker = ClusterChecker(self.ids)
+        self.checker = ClusterChecker()
         self.wire: list[Message] = []
         self.cuts: set[tuple[NodeId, NodeId]] = set()
         for node_id, server in self.servers.items():
@@ -87,7 +87,6 @@ class Cluster:
         del server.state[server.durable_state :]
         server.raft = RaftNode(
             node_id=NodeId(node_id),
-            voters=self.ids,
             log=server.disk,
             hard_state=server.disk.hard_state,
             applied_index=LogIndex(server.durable_state),

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+from kvstore.raft.membership import Configuration, MemberInfo
 from kvstore.raft.messages import Entry, EntryId, EntryKind, Message
 from kvstore.raft.node import RaftNode
 from kvstore.raft.options import RaftOptions
-from kvstore.types import LogIndex, Term
+from kvstore.types import LogIndex, NodeId, Term
 
 M = TypeVar("M")
 
@@ -20,6 +21,16 @@ OPTIONS = RaftOptions(
 
 def entry_id(term: int, index: int) -> EntryId:
     return EntryId(Term(term), LogIndex(index))
+
+
+def founded(voters: Iterable[int], *, learners: Iterable[int] = ()) -> Configuration:
+    """A configuration as of founding, with made-up addresses."""
+    ids = sorted({*voters, *learners})
+    return Configuration(
+        voters=tuple(NodeId(voter) for voter in sorted(voters)),
+        learners=tuple(NodeId(learner) for learner in sorted(learners)),
+        members={NodeId(i): MemberInfo(f"127.0.0.1:{7000 + i}") for i in ids},
+    )
 
 
 def entries_of(terms: Sequence[int], *, first: int = 1) -> tuple[Entry, ...]:

@@ -30,7 +30,7 @@ def replicating(
     *, match: int = 5, count_max: int = 256, bytes_max: int = 1 << 20
 ) -> Progress:
     peer = progress(next_index=match + 1, count_max=count_max, bytes_max=bytes_max)
-    peer.accepted(LogIndex(match))
+    peer.accepted(LogIndex(match), floor=LogIndex(0))
     assert peer.state is PeerState.REPLICATE
     return peer
 
@@ -44,10 +44,17 @@ def wants(peer: Progress, *, last: int = 100, commit: int = 0, tick: int = 1) ->
     return peer.wants_append(LogIndex(last), LogIndex(commit), tick=tick)
 
 
-def test_the_table_covers_every_event_but_one() -> None:
-    """A probe is one message and has no window to stall."""
+def test_the_table_covers_every_event_that_can_happen() -> None:
+    """A probe is one message and has no window to stall; a snapshot ends once."""
     missing = set(itertools.product(PeerState, PeerEvent)) - set(TRANSITIONS)
-    assert missing == {(PeerState.PROBE, PeerEvent.STALLED)}
+    assert missing == {
+        (PeerState.PROBE, PeerEvent.STALLED),
+        (PeerState.PROBE, PeerEvent.SNAPSHOT_ENDED),
+        (PeerState.REPLICATE, PeerEvent.SNAPSHOT_ENDED),
+        (PeerState.SNAPSHOT, PeerEvent.REJECTED),
+        (PeerState.SNAPSHOT, PeerEvent.STALLED),
+        (PeerState.SNAPSHOT, PeerEvent.TOO_FAR_BEHIND),
+    }
     with pytest.raises(KeyError):
         progress().stalled()
 
@@ -84,7 +91,7 @@ def test_an_acknowledgement_of_what_is_known_ends_a_probe() -> None:
     """Nothing new is matched, but the path works and the logs agree."""
     peer = replicating(match=5)
     peer.disconnected()
-    assert not peer.accepted(LogIndex(5))
+    assert not peer.accepted(LogIndex(5), floor=LogIndex(0))
     assert peer.state is PeerState.REPLICATE
 
 
@@ -92,7 +99,7 @@ def test_a_stale_acknowledgement_moves_nothing() -> None:
     """Mutant M17: acknowledgements can be overtaken."""
     peer = replicating(match=5)
     send(peer)
-    assert not peer.accepted(LogIndex(3))
+    assert not peer.accepted(LogIndex(3), floor=LogIndex(0))
     assert (peer.match_index, peer.next_index, len(peer.inflight)) == (5, 7, 1)
 
 
@@ -165,7 +172,7 @@ def test_a_full_window_waits_for_an_acknowledgement() -> None:
     assert wants(peer)
     send(peer)
     assert not wants(peer)
-    peer.accepted(LogIndex(6))
+    peer.accepted(LogIndex(6), floor=LogIndex(0))
     assert wants(peer)
 
 
@@ -175,9 +182,9 @@ def test_a_window_is_full_by_bytes_too() -> None:
     send(peer, 2)
     assert peer.inflight.full
     assert not wants(peer)
-    peer.accepted(peer.match_index)
+    peer.accepted(peer.match_index, floor=LogIndex(0))
     assert not wants(peer)
-    peer.accepted(LogIndex(7))
+    peer.accepted(LogIndex(7), floor=LogIndex(0))
     assert peer.inflight.bytes == 0
     assert wants(peer)
 
@@ -210,7 +217,7 @@ def test_a_commit_alone_is_told_once_and_when_the_log_is_silent() -> None:
     the tick of the last append, another may follow."""
     peer = replicating(match=5)
     send(peer, commit=5, tick=1)
-    peer.accepted(LogIndex(6))
+    peer.accepted(LogIndex(6), floor=LogIndex(0))
     assert not wants(peer, last=6, commit=5, tick=2)
     assert not wants(peer, last=6, commit=6, tick=1)
     assert wants(peer, last=6, commit=6, tick=2)
@@ -224,7 +231,7 @@ def test_a_commit_is_told_again_after_a_loss() -> None:
     peer.sent((), LogIndex(5), tick=0)
     assert not wants(peer, last=5, commit=5)
     peer.disconnected()
-    peer.accepted(LogIndex(5))
+    peer.accepted(LogIndex(5), floor=LogIndex(0))
     assert wants(peer, last=5, commit=5)
 
 
@@ -232,7 +239,7 @@ def test_a_commit_waits_for_entries_that_are_under_way() -> None:
     """Their commit will be told soon, and covers it."""
     peer = replicating(match=5)
     send(peer, 2, commit=5)
-    peer.accepted(LogIndex(6))
+    peer.accepted(LogIndex(6), floor=LogIndex(0))
     assert not wants(peer, last=7, commit=6)
 
 

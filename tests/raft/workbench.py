@@ -36,10 +36,9 @@ class Bench:
         options: RaftOptions = OPTIONS,
         seed: int = 1,
     ) -> None:
-        self.disk = Disk(terms, term=term, vote=vote)
+        self.disk = Disk(terms, term=term, vote=vote, founders=voters)
         self.raft = RaftNode(
             node_id=NodeId(1),
-            voters=[NodeId(voter) for voter in voters],
             log=self.disk,
             hard_state=self.disk.hard_state,
             applied_index=LogIndex(applied),
@@ -81,6 +80,8 @@ class Bench:
         """The write in flight is durable; its votes and acknowledgements leave."""
         ready, self.writing = self.writing, None
         assert ready is not None
+        if ready.snapshot is not None:
+            self.disk.install(ready.snapshot)
         self.disk.append(ready.hard_state, ready.entries)
         self.raft.persisted(ready.number)
         self.sent += ready.messages_after_persist

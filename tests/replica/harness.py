@@ -130,7 +130,7 @@ class Cluster:
         self.asked: dict[int, NodeId] = {}
         """Which node has each open ticket."""
         self._last_ticket = 0
-        self.checker = ClusterChecker(self.ids)
+        self.checker = ClusterChecker()
         for node_id in self.ids:
             self.start(node_id)
 
@@ -151,7 +151,6 @@ class Cluster:
         shell.effects = []
         shell.replica = Replica(
             node_id=shell.node_id,
-            voters=self.ids,
             log=shell.log,
             applied_index=shell.state.progress.index,
             compaction_pending=shell.state.progress.compaction_pending,

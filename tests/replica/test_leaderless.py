@@ -19,7 +19,6 @@ LONG_TICKS = 1_000
 def replica() -> Replica:
     return Replica(
         node_id=NodeId(1),
-        voters=[NodeId(1), NodeId(2), NodeId(3)],
         log=MemoryLog(),
         applied_index=LogIndex(0),
         compaction_pending=False,
