@@ -9,67 +9,46 @@ That a stream *ended* is worth telling: a killed process resets its connections 
 long before an election timeout. ``on_disconnect(node)`` is called when an accepted
 stream to or from that node ends, once until either is accepted again. A stream that a
 newer one of the same node superseded ends without a word.
+
+Whom to dial, the members of the replica's configuration say; they change while we run.
+A *guest* is accepted and not among them: it is newer than what we know, or we are so
+new that we know nobody. It is dialled where it says that it serves, as long as its
+stream lasts, for what it asks must be answered.
 """
 
 import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from types import TracebackType
+from dataclasses import dataclass, replace
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 import grpc
 
-from kvstore.errors import ConfigError, InvalidRequest
+from kvstore.errors import InvalidRequest
+from kvstore.raft.membership import MEMBERS_MAX, MemberInfo
 from kvstore.raft.messages import AppendEntries
 from kvstore.replica.interfaces import Identity
 from kvstore.replica.messages import ForwardReply, ForwardWrites, PeerMessage
+from kvstore.rpc.admission import (
+    SERVICE,
+    Admit,
+    Context,
+    Gate,
+    Hello,
+    Refusal,
+    RefusalKind,
+    log,
+)
 from kvstore.rpc.codec import PeerCodec
-from kvstore.rpc.options import MEMBER_CHANNEL_OPTIONS
-from kvstore.rpc.peer_queue import PeerQueue
-from kvstore.types import NODE_ID_MAX, NodeId
+from kvstore.rpc.peer_link import ACCEPTED_METADATA_KEY, METHOD, PeerLink, PeerOptions
+from kvstore.types import UNKNOWN_INCARNATION, Incarnation, NodeId
 
-SERVICE = "kvstore.v1.Peer"
-METHOD = "Exchange"
-CLUSTER_METADATA_KEY = "kvstore-cluster"
-FROM_METADATA_KEY = "kvstore-from"
-TO_METADATA_KEY = "kvstore-to"
-ACCEPTED_METADATA_KEY = "kvstore-accepted"
-"""In the initial metadata of the answer. A refusal has initial metadata too, and gRPC
-may deliver them before it says that the call is over."""
+LINKS_MAX = MEMBERS_MAX + 8
+"""Members and guests: past it guests are refused."""
 
-_logger = logging.getLogger(__name__)
-
-_Context = grpc.aio.ServicerContext[bytes, bytes]
-_Call = grpc.aio.StreamStreamCall[bytes, bytes]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeerOptions:
-    """Bounds and patience of the streams.
-
-    Raises:
-        ConfigError: a value cannot be used. Definite.
-    """
-
-    queue_messages_max: int = 4_096
-    """Messages of one kind that wait for one peer: small ones, log entries, writes
-    passed on, or answers to those. :class:`PeerQueue` says what is lost past it."""
-    queue_bytes_max: int = 64 * 1024 * 1024
-    """Bytes of log entries that wait, and of writes passed on."""
-    frame_bytes_max: int = 1024 * 1024
-    """Large messages join a frame up to here (one larger goes alone), so that small
-    ones wait behind this much at most."""
-    connect_timeout_s: float = 2.0
-    """To connect and be accepted."""
-    backoff_s_min: float = 0.02
-    backoff_s_max: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in type(self).__dataclass_fields__:
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} must be positive")
+NOWHERE_ELSE: Mapping[NodeId, str] = MappingProxyType({})
 
 
 class PeerTransport:
@@ -82,48 +61,56 @@ class PeerTransport:
     def __init__(
         self,
         identity: Identity,
-        addresses: Mapping[NodeId, str],
+        members: Mapping[NodeId, MemberInfo],
         *,
+        address: str,
         codec: PeerCodec,
+        admit: Admit,
         on_messages: Callable[[list[PeerMessage]], None],
         on_disconnect: Callable[[NodeId], None],
+        on_identified: Callable[[NodeId, Incarnation], None],
+        on_refused: Callable[[Refusal], None],
         on_failure: Callable[[BaseException], None],
+        routes: Mapping[NodeId, str] = NOWHERE_ELSE,
         options: PeerOptions | None = None,
         chance: random.Random | None = None,
     ) -> None:
-        """``addresses``: where to dial each other member.
+        """``members``: as :meth:`update` takes them. ``address``: where we serve.
 
-        ``on_failure`` is called if a link ends by a defect of ours: nobody dials that
-        peer any more.
+        ``admit`` judges who speaks to us. ``on_refused`` is called with each refusal of
+        ours that a peer gives a kind. ``on_identified`` tells which data directory an
+        accepted peer speaks from. ``on_failure`` is called if a link ends by a defect
+        of ours: nobody dials that peer any more.
+
+        ``routes``: where to dial a member, if not at its own address.
         """
-        assert identity.node_id not in addresses, "a member does not dial itself"
-        self._codec = codec
+        self._identity = identity
+        self._address = address
+        self._encode = codec.encode
         self._on_disconnect = on_disconnect
+        self._on_identified = on_identified
+        self._on_refused = on_refused
+        self._on_failure = on_failure
+        self._routes = routes
+        self._options = options or PeerOptions()
+        self._chance = chance or random.Random()
+        self._started = False
         self._closing = False
         self._told: set[NodeId] = set()
-        options = options or PeerOptions()
-        chance = chance or random.Random()
-        self._links = {
-            node_id: _Link(
-                identity=identity,
-                to=node_id,
-                address=address,
-                options=options,
-                chance=chance,
-                on_accepted=self._accepted,
-                on_ended=self._ended,
-                on_failure=on_failure,
-            )
-            for node_id, address in sorted(addresses.items())
-        }
+        self._members: Mapping[NodeId, MemberInfo] = {}
+        self._links: dict[NodeId, PeerLink] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self.gate = Gate(identity, admit=admit, on_refused=on_refused)
+        """For streams of another method: the same peers may open them."""
         self._service = _PeerService(
-            identity=identity,
-            senders=frozenset(addresses),
+            gate=self.gate,
             codec=codec,
+            has_room=self._has_room,
             on_messages=on_messages,
-            on_accepted=self._accepted,
-            on_ended=self._ended,
+            on_accepted=self._accepted_from,
+            on_ended=self._ended_from,
         )
+        self.update(members)
 
     @property
     def handler(self) -> "grpc.GenericRpcHandler[bytes, bytes]":
@@ -133,12 +120,58 @@ class PeerTransport:
 
     @property
     def dropped_messages(self) -> Mapping[NodeId, int]:
-        """Messages dropped so far because a queue was full or a peer unreachable."""
-        return {node_id: link.queue.dropped for node_id, link in self._links.items()}
+        """Messages dropped so far because a queue was full or a peer unreachable.
+
+        May be asked from any thread.
+        """
+        return {node: link.queue.dropped for node, link in dict(self._links).items()}
+
+    @property
+    def guests(self) -> frozenset[NodeId]:
+        """Peers that are accepted and not known as members."""
+        return frozenset(self._links.keys() - self._members.keys())
 
     def is_connected(self, node_id: NodeId) -> bool:
         """Whether ``node_id`` has accepted the stream that carries messages to it."""
-        return self._links[node_id].connected
+        link = self._links.get(node_id)
+        return link is not None and link.connected
+
+    def hello_to(self, node_id: NodeId) -> Hello:
+        """What a stream to ``node_id`` begins with."""
+        known = self._members.get(node_id)
+        return Hello(
+            cluster=self._identity.cluster_id.hex(),
+            sender=self._identity.node_id,
+            to=node_id,
+            incarnation=self._identity.incarnation,
+            to_incarnation=UNKNOWN_INCARNATION if known is None else known.incarnation,
+            address=self._address,
+        )
+
+    def address_of(self, node_id: NodeId) -> str | None:
+        """Where ``node_id`` is dialled; None: nowhere."""
+        link = self._links.get(node_id)
+        return None if link is None else link.address
+
+    def update(self, members: Mapping[NodeId, MemberInfo]) -> None:
+        """These are the members now; this one may be among them, or not.
+
+        New ones are dialled, and those that serve elsewhere are dialled there. Streams
+        to others end, but for guests; and so do those from peers that may not speak to
+        us any more: ``admit`` judges everybody again, by what it knows by now.
+        """
+        own = self._identity.node_id
+        self._members = {n: info for n, info in members.items() if n != own}
+        for sender in self._service.judge_again():
+            # Nor do we go on speaking to a data directory that is not the member's.
+            if sender in self._links:
+                self._hang_up(sender)
+        self._told &= self._members.keys() | self._links.keys()
+        for node_id, info in sorted(self._members.items()):
+            self._dial(node_id, info.address)
+        for node_id in sorted(self._links.keys() - self._members.keys()):
+            if not self._service.hears(node_id):
+                self._hang_up(node_id)
 
     def send(self, messages: Iterable[PeerMessage]) -> list[ForwardWrites]:
         """Queue messages, each for the member that it names. Never waits, never fails.
@@ -149,11 +182,13 @@ class PeerTransport:
         """
         not_sent: list[ForwardWrites] = []
         links = self._links
-        encode = self._codec.encode
+        encode = self._encode
         for message in messages:
             link = links.get(message.to)
-            if link is None:
-                _log(logging.ERROR, "peer unknown", peer=message.to)
+            if link is None:  # gone by now, as when it has just been removed
+                log(logging.DEBUG, "peer unknown", peer=message.to)
+                if isinstance(message, ForwardWrites):
+                    not_sent.append(message)
                 continue
             queue = link.queue
             match message:
@@ -171,6 +206,7 @@ class PeerTransport:
         return not_sent
 
     async def __aenter__(self) -> Self:
+        self._started = True
         for link in self._links.values():
             link.start()
         return self
@@ -189,10 +225,66 @@ class PeerTransport:
         Incoming streams end with the server that carries them.
         """
         self._closing = True
-        await asyncio.gather(*(link.close() for link in self._links.values()))
+        tasks = self._ending | {link.close() for link in self._links.values()}
+        if ending := [task for task in tasks if task is not None]:
+            await asyncio.wait(ending)
 
-    def _accepted(self, node_id: NodeId) -> None:
-        self._told.discard(node_id)
+    # ------------------------------------------------------------------- links
+
+    def _dial(self, node_id: NodeId, address: str) -> None:
+        """Have a link to ``node_id`` at ``address``, the one there is if it fits."""
+        address = self._routes.get(node_id, address)
+        link = self._links.get(node_id)
+        hello = self.hello_to(node_id)
+        if link is not None and link.address == address:
+            link.hello = hello
+            return
+        dropped = 0
+        if link is not None:
+            dropped = self._hang_up(node_id)
+        link = self._links[node_id] = PeerLink(
+            hello=hello,
+            address=address,
+            options=self._options,
+            chance=self._chance,
+            on_accepted=self._told.discard,
+            on_ended=self._ended,
+            on_refused=self._on_refused,
+            on_failure=self._on_failure,
+        )
+        link.queue.dropped = dropped
+        if self._started and not self._closing:
+            link.start()
+
+    def _hang_up(self, node_id: NodeId) -> int:
+        """End a link. Returns how many messages it has lost."""
+        link = self._links.pop(node_id)
+        connected = link.connected
+        link.queue.clear()
+        if (task := link.close()) is not None:
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+        if connected:
+            # What was passed on to it may be lost, and who waits for it must know.
+            self._ended(node_id)
+        return link.queue.dropped
+
+    def _has_room(self, sender: NodeId) -> bool:
+        return sender in self._links or len(self._links) < LINKS_MAX
+
+    def _accepted_from(self, hello: Hello) -> None:
+        sender = hello.sender
+        self._told.discard(sender)
+        if sender not in self._members and not self._closing:
+            self._dial(sender, hello.address)
+        if hello.incarnation != UNKNOWN_INCARNATION:
+            self._on_identified(sender, hello.incarnation)
+
+    def _ended_from(self, sender: NodeId) -> None:
+        self._ended(sender)
+        if sender in self.guests:
+            self._hang_up(sender)
+            self._told.discard(sender)
 
     def _ended(self, node_id: NodeId) -> None:
         # A killed process ends both streams: one piece of evidence, not two.
@@ -201,132 +293,14 @@ class PeerTransport:
             self._on_disconnect(node_id)
 
 
-class _Link:
-    """The outgoing stream to one peer: dials, sends what is queued, dials again."""
+@dataclass(slots=True, eq=False)
+class _Stream:
+    """One that was accepted and has not ended."""
 
-    def __init__(
-        self,
-        *,
-        identity: Identity,
-        to: NodeId,
-        address: str,
-        options: PeerOptions,
-        chance: random.Random,
-        on_accepted: Callable[[NodeId], None],
-        on_ended: Callable[[NodeId], None],
-        on_failure: Callable[[BaseException], None],
-    ) -> None:
-        self.connected = False
-        self.queue = PeerQueue(
-            messages_max=options.queue_messages_max,
-            bytes_max=options.queue_bytes_max,
-            frame_bytes_max=options.frame_bytes_max,
-        )
-        self.wake = asyncio.Event()
-        """Set when something was queued, or the stream ended."""
-        self._node = identity.node_id
-        self._to = to
-        self._address = address
-        self._metadata = (
-            (CLUSTER_METADATA_KEY, identity.cluster_id.hex()),
-            (FROM_METADATA_KEY, str(identity.node_id)),
-            (TO_METADATA_KEY, str(to)),
-        )
-        self._options = options
-        self._chance = chance
-        self._on_accepted = on_accepted
-        self._on_ended = on_ended
-        self._on_failure = on_failure
-        self._task: asyncio.Task[None] | None = None
-        self._last_refusal = ""
-
-    def start(self) -> None:
-        assert self._task is None, "started twice"
-        self._task = asyncio.create_task(self._run(), name=f"peer {self._to}")
-        self._task.add_done_callback(self._done)
-
-    async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._on_failure(error)
-
-    async def _run(self) -> None:
-        backoff_s = self._options.backoff_s_min
-        while True:
-            if await self._connect_and_send():
-                backoff_s = self._options.backoff_s_min
-            # What waited for a connection that never came would be news of the past.
-            self.queue.clear()
-            await asyncio.sleep(backoff_s * self._chance.uniform(0.5, 1.0))
-            backoff_s = min(2 * backoff_s, self._options.backoff_s_max)
-
-    async def _connect_and_send(self) -> bool:
-        """Serve one connection to its end. Returns whether it was accepted."""
-        # A fresh channel for each attempt: the backoff is ours alone.
-        async with grpc.aio.insecure_channel(
-            self._address, options=list(MEMBER_CHANNEL_OPTIONS)
-        ) as channel:
-            exchange = channel.stream_stream(f"/{SERVICE}/{METHOD}", None, None)
-            call: _Call = exchange(None, metadata=self._metadata)
-            try:
-                if not await self._is_accepted(call):
-                    return False
-                await self._send_until_ended(call)
-            finally:
-                self.connected = False
-                call.cancel()
-        self._on_ended(self._to)
-        _log(logging.INFO, "peer stream ended", node=self._node, peer=self._to)
-        return True
-
-    async def _is_accepted(self, call: _Call) -> bool:
-        try:
-            async with asyncio.timeout(self._options.connect_timeout_s):
-                accepted = ACCEPTED_METADATA_KEY in await call.initial_metadata()
-                if not accepted:
-                    await call.code()
-        except TimeoutError:
-            self._log_refusal("timeout")
-            return False
-        if not accepted:
-            self._log_refusal(f"{(await call.code()).name}: {await call.details()}")
-            return False
-        self._last_refusal = ""
-        self.connected = True
-        _log(logging.INFO, "peer stream accepted", node=self._node, peer=self._to)
-        self._on_accepted(self._to)
-        return True
-
-    async def _send_until_ended(self, call: _Call) -> None:
-        wake = self.wake
-        call.add_done_callback(lambda _call: wake.set())
-        try:
-            while not call.done():
-                frame = self.queue.next_frame()
-                if frame:
-                    await call.write(frame)
-                else:
-                    wake.clear()
-                    await wake.wait()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            pass  # the stream ended during the write
-
-    def _log_refusal(self, reason: str) -> None:
-        # A peer that is down is dialled every second: only what changes is news.
-        if reason != self._last_refusal:
-            self._last_refusal = reason
-            _log(
-                logging.WARNING,
-                "peer not reached",
-                node=self._node,
-                peer=self._to,
-                address=self._address,
-                reason=reason,
-            )
+    hello: Hello
+    task: asyncio.Task[object]
+    refusal: Refusal | None = None
+    """Why it ends, if we end it."""
 
 
 class _PeerService:
@@ -335,97 +309,84 @@ class _PeerService:
     def __init__(
         self,
         *,
-        identity: Identity,
-        senders: frozenset[NodeId],
+        gate: Gate,
         codec: PeerCodec,
+        has_room: Callable[[NodeId], bool],
         on_messages: Callable[[list[PeerMessage]], None],
-        on_accepted: Callable[[NodeId], None],
+        on_accepted: Callable[[Hello], None],
         on_ended: Callable[[NodeId], None],
     ) -> None:
-        self._identity = identity
-        self._senders = senders
+        self._gate = gate
         self._codec = codec
+        self._has_room = has_room
         self._on_messages = on_messages
         self._on_accepted = on_accepted
         self._on_ended = on_ended
-        self._newest: dict[NodeId, _Context] = {}
-        self._logged_refusals: set[str] = set()
+        self._newest: dict[NodeId, _Stream] = {}
 
-    async def exchange(self, requests: object, context: _Context) -> None:
+    def hears(self, sender: NodeId) -> bool:
+        """Whether a stream of ``sender`` is accepted, and may stay."""
+        stream = self._newest.get(sender)
+        return stream is not None and stream.refusal is None
+
+    def judge_again(self) -> list[NodeId]:
+        """End the streams of those who may not speak to us any more. Who they are."""
+        ended = []
+        for sender, stream in self._newest.items():
+            if stream.refusal is None:
+                # What it said of *our* directory was judged when it began.
+                hello = replace(stream.hello, to_incarnation=UNKNOWN_INCARNATION)
+                stream.refusal = self._gate.judge(hello)
+                if stream.refusal is not None:
+                    stream.task.cancel()
+                    ended.append(sender)
+        return ended
+
+    async def exchange(self, requests: object, context: Context) -> None:
         """One stream, for as long as it lives."""
         del requests  # context.read() costs less than the iterator
-        sender = await self._admit(context)
-        self._newest[sender] = context
-        self._on_accepted(sender)
+        hello = await self._gate.enter(context)
+        sender = hello.sender
+        if not self._has_room(sender):
+            reason = f"{LINKS_MAX} members are connected already"
+            await self._gate.refuse(context, Refusal(RefusalKind.UNKNOWN, reason))
+        task = asyncio.current_task()
+        assert task is not None
+        stream = self._newest[sender] = _Stream(hello, task)
+        self._on_accepted(hello)
         try:
             await context.send_initial_metadata(((ACCEPTED_METADATA_KEY, "1"),))
-            await self._receive(sender, context)
+            await self._receive(stream, context)
+        except asyncio.CancelledError:
+            if stream.refusal is None:
+                raise
+            task.uncancel()
         finally:
             # Also when the task is cancelled, which is how a broken connection ends it.
-            if self._newest.get(sender) is context:
+            if self._newest.get(sender) is stream:
                 del self._newest[sender]
                 self._on_ended(sender)
+        if stream.refusal is not None:
+            await self._gate.refuse(context, stream.refusal)
 
-    async def _receive(self, sender: NodeId, context: _Context) -> None:
+    async def _receive(self, stream: _Stream, context: Context) -> None:
         newest = self._newest
         decode = self._codec.decode
-        to = self._identity.node_id
+        sender, to = stream.hello.sender, stream.hello.to
         while True:
             frame = await context.read()
             if not isinstance(frame, bytes):  # EOF, which the stubs do not know
                 return
-            if newest.get(sender) is not context:
+            if newest.get(sender) is not stream:
                 await context.abort(
                     grpc.StatusCode.ABORTED, "superseded by a newer stream"
                 )
             try:
                 messages, refused = decode(frame, sender=sender, to=to)
             except InvalidRequest as error:
-                _log(logging.ERROR, "peer frame refused", peer=sender, reason=error)
+                log(logging.ERROR, "peer frame refused", peer=sender, reason=error)
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             for reason in refused:
-                _log(logging.ERROR, "peer message refused", peer=sender, reason=reason)
+                log(logging.ERROR, "peer message refused", peer=sender, reason=reason)
             if messages:
                 self._on_messages(messages)
-
-    async def _admit(self, context: _Context) -> NodeId:
-        """Who the sender is, or an end to the stream."""
-        # Pairs, whatever class the version of gRPC gives them.
-        metadata = dict(context.invocation_metadata() or ())
-        cluster = metadata.get(CLUSTER_METADATA_KEY)
-        sender = _node_id(metadata.get(FROM_METADATA_KEY))
-        own = self._identity
-        if cluster != own.cluster_id.hex():
-            await self._refuse(context, f"this is a member of {own.cluster_id.hex()}")
-        if _node_id(metadata.get(TO_METADATA_KEY)) != own.node_id:
-            await self._refuse(context, f"this is member {own.node_id}")
-        if sender is None or sender not in self._senders:
-            await self._refuse(context, f"member {sender} is not known here")
-        assert sender is not None
-        return sender
-
-    async def _refuse(self, context: _Context, reason: str) -> None:
-        if reason not in self._logged_refusals:  # the sender tries every second
-            if len(self._logged_refusals) < 100:
-                self._logged_refusals.add(reason)
-            _log(
-                logging.WARNING,
-                "peer stream refused",
-                node=self._identity.node_id,
-                address=context.peer(),
-                reason=reason,
-            )
-        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, reason)
-
-
-def _node_id(text: object) -> NodeId | None:
-    if isinstance(text, str) and text.isdecimal() and len(text) < 20:
-        number = int(text)
-        if 1 <= number <= NODE_ID_MAX:
-            return NodeId(number)
-    return None
-
-
-def _log(level: int, event: str, **fields: object) -> None:
-    # The attribute that the server's formatters read; rpc does not know the server.
-    _logger.log(level, event, extra={"kvstore_fields": fields}, stacklevel=2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import grpc
@@ -14,14 +14,17 @@ from grpc_reflection.v1alpha import reflection
 from kvstore.config import MIB, Config, check_bindable
 from kvstore.errors import ConfigError, NotLeader
 from kvstore.pb import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc, peer_pb2
+from kvstore.raft.membership import Configuration, MemberInfo
 from kvstore.replica.messages import ForwardReply, ForwardWrites, PeerMessage
 from kvstore.replica.proposals import FORWARDED_BATCHES_MAX
+from kvstore.rpc.admission import FINAL, Hello, Refusal, refusal_by
 from kvstore.rpc.codec import PeerCodec
 from kvstore.rpc.options import SERVER_OPTIONS
-from kvstore.rpc.peers import PeerOptions, PeerTransport
+from kvstore.rpc.peer_link import PeerOptions
+from kvstore.rpc.peers import PeerTransport
 from kvstore.server.services import ClusterService, KVService
 from kvstore.storage.record import entry_crc
-from kvstore.types import Revision
+from kvstore.types import Incarnation, LogIndex, NodeId, Revision
 
 if TYPE_CHECKING:
     from kvstore.server.node import Node
@@ -46,21 +49,21 @@ class Network:
         self._node = node
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
         self._health = HealthServicer()
-        identity = node.stores.identity
-        addresses = {
-            member.node_id: node.config.peer_addresses.get(
-                member.node_id, member.address
-            )
-            for member in node.stores.members
-            if member.node_id != identity.node_id
-        }
+        self._configuration = _founding(node)
+        self._configuration_index = LogIndex(0)
+        self._identified: dict[NodeId, Incarnation] = {}
         self._peers = PeerTransport(
-            identity,
-            addresses,
+            node.stores.identity,
+            self._configuration.members,
+            address=self._own_address(),
             codec=PeerCodec(entry_crc=entry_crc),
+            admit=self._admit,
             on_messages=node.receive,
             on_disconnect=node.peer_disconnected,
+            on_identified=self._on_identified,
+            on_refused=self._on_refused,
             on_failure=node.fail_stop.task_failed,
+            routes={NodeId(n): to for n, to in node.config.peer_addresses.items()},
             options=peer_options(node.config),
         )
         node.metrics.watch_dropped(lambda: self._peers.dropped_messages)
@@ -98,12 +101,48 @@ class Network:
         self.address = f"{wanted.rpartition(':')[0]}:{port}"
         await self._peers.__aenter__()
 
+    def _own_address(self) -> str:
+        return self._configuration.members[self._node.node_id].address
+
     def _wanted_address(self) -> str:
-        node = self._node
-        own = {m.node_id: m.address for m in node.stores.members}[node.node_id]
-        wanted = node.config.listen or own
-        check_bindable("listen", wanted, insecure=node.config.insecure)
+        config = self._node.config
+        wanted = config.listen or self._own_address()
+        check_bindable("listen", wanted, insecure=config.insecure)
         return wanted
+
+    # ------------------------------------------------------------------- peers
+
+    @property
+    def identified(self) -> Mapping[NodeId, Incarnation]:
+        """Which data directory each peer last spoke from, since this node started.
+
+        A leader records what its configuration does not say yet.
+        """
+        return self._identified
+
+    def members_changed(self, configuration: Configuration, index: LogIndex) -> None:
+        """The node's configuration is another one, that of the entry at ``index``.
+
+        Peers are dialled, left and judged by it from now on. Call it again when it is
+        committed: only then may it send anybody away for good.
+        """
+        self._configuration, self._configuration_index = configuration, index
+        self._peers.update(configuration.members)
+        kept = configuration.members.keys() | self._peers.guests
+        for gone in self._identified.keys() - kept:
+            del self._identified[gone]
+
+    def _admit(self, hello: Hello) -> Refusal | None:
+        settled = self._configuration_index <= self._node.replica.raft.commit_index
+        return refusal_by(self._configuration, hello, settled=settled)
+
+    def _on_identified(self, peer: NodeId, incarnation: Incarnation) -> None:
+        self._identified[peer] = incarnation
+        self._node.poll_soon()
+
+    def _on_refused(self, refusal: Refusal) -> None:
+        if refusal.kind in FINAL:
+            self._node.fail_stop.task_failed(refusal.error())
 
     def send(self, messages: Iterable[PeerMessage]) -> list[ForwardWrites]:
         """Returns the writes that cannot leave, and certainly have not."""
@@ -136,6 +175,11 @@ class Network:
         """End all streams. Twice is fine, and before ``start`` too."""
         await self._peers.close()
         await self._server.stop(STOP_GRACE_S)
+
+
+def _founding(node: Node) -> Configuration:
+    members = {m.node_id: MemberInfo(m.address) for m in node.stores.members}
+    return Configuration(voters=tuple(members), members=members)
 
 
 def peer_options(config: Config) -> PeerOptions:

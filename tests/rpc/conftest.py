@@ -8,14 +8,17 @@ from typing import Any
 import grpc
 import pytest
 
+from kvstore.raft.membership import Configuration, MemberInfo
 from kvstore.raft.messages import Heartbeat
 from kvstore.replica.interfaces import Identity
 from kvstore.replica.messages import PeerMessage
+from kvstore.rpc.admission import Hello, Refusal, refusal_by
 from kvstore.rpc.codec import PeerCodec
 from kvstore.rpc.options import SERVER_OPTIONS
-from kvstore.rpc.peers import PeerOptions, PeerTransport
+from kvstore.rpc.peer_link import PeerOptions
+from kvstore.rpc.peers import PeerTransport
 from kvstore.storage.record import entry_crc
-from kvstore.types import ClusterId, LogIndex, NodeId, Term
+from kvstore.types import ClusterId, Incarnation, LogIndex, NodeId, Term
 
 PATIENCE_S = 10.0
 CLUSTER = ClusterId(b"c" * 16)
@@ -28,15 +31,32 @@ async def eventually(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
+def configuration_of(peers: dict[int, int], **more: Any) -> Configuration:
+    members = {
+        NodeId(n): MemberInfo(f"127.0.0.1:{port}") for n, port in sorted(peers.items())
+    }
+    return Configuration(voters=tuple(members), members=members, **more)
+
+
 class Member:
     """One end: what it received, and which disconnections it was told of."""
 
-    def __init__(self, node_id: int, cluster: ClusterId = CLUSTER) -> None:
+    def __init__(
+        self, node_id: int, cluster: ClusterId = CLUSTER, *, incarnation: int = 0
+    ) -> None:
         self.node_id = NodeId(node_id)
-        self.identity = Identity(cluster_id=cluster, node_id=self.node_id)
+        self.identity = Identity(
+            cluster_id=cluster,
+            node_id=self.node_id,
+            incarnation=Incarnation(incarnation),
+        )
+        self.configuration = Configuration(voters=())
+        self.settled = True
         self.received: list[PeerMessage] = []
         self.frames: list[int] = []
         self.disconnected: list[NodeId] = []
+        self.identified: dict[NodeId, Incarnation] = {}
+        self.refusals: list[Refusal] = []
         self.failures: list[BaseException] = []
         self.server: grpc.aio.Server | None = None
         self.transport: PeerTransport
@@ -44,15 +64,28 @@ class Member:
         self._changed = asyncio.Event()
 
     def build(self, peers: dict[int, int], **options: Any) -> None:
+        """``peers``: the port at which each other member serves."""
+        self.configuration = configuration_of(peers)
         self.transport = PeerTransport(
             self.identity,
-            {NodeId(n): f"127.0.0.1:{port}" for n, port in peers.items()},
+            self.configuration.members,
+            address=f"127.0.0.1:{self.port or 1}",
             codec=PeerCodec(entry_crc=entry_crc),
+            admit=self._admit,
             on_messages=self._on_messages,
             on_disconnect=self._on_disconnect,
+            on_identified=self.identified.__setitem__,
+            on_refused=self._on_refused,
             on_failure=self._on_failure,
             options=PeerOptions(**options),
         )
+
+    def change(self, configuration: Configuration) -> None:
+        self.configuration = configuration
+        self.transport.update(configuration.members)
+
+    def _admit(self, hello: Hello) -> Refusal | None:
+        return refusal_by(self.configuration, hello, settled=self.settled)
 
     async def serve(self, port: int = 0) -> None:
         self.server = grpc.aio.server(options=list(SERVER_OPTIONS))
@@ -91,6 +124,10 @@ class Member:
 
     def _on_disconnect(self, node_id: NodeId) -> None:
         self.disconnected.append(node_id)
+        self._changed.set()
+
+    def _on_refused(self, refusal: Refusal) -> None:
+        self.refusals.append(refusal)
         self._changed.set()
 
     def _on_failure(self, error: BaseException) -> None:

@@ -13,14 +13,17 @@ import pytest
 from kvstore.errors import ConfigError
 from kvstore.raft.messages import AppendEntries, Entry, EntryId, EntryKind, Heartbeat
 from kvstore.replica.messages import ForwardWrites
-from kvstore.rpc.peer_queue import PeerQueue
-from kvstore.rpc.peers import (
+from kvstore.rpc.admission import (
     CLUSTER_METADATA_KEY,
     FROM_METADATA_KEY,
     SERVICE,
     TO_METADATA_KEY,
-    PeerOptions,
+    Hello,
 )
+from kvstore.rpc.codec import PeerCodec
+from kvstore.rpc.peer_link import PeerOptions
+from kvstore.rpc.peer_queue import PeerQueue
+from kvstore.storage.record import entry_crc
 from kvstore.types import ClusterId, LogIndex, NodeId, Term
 
 EXCHANGE = f"/{SERVICE}/Exchange"
@@ -44,11 +47,11 @@ def forward(sender: int, to: int, number: int) -> ForwardWrites:
 
 
 def metadata(cluster: str, sender: str, to: str) -> tuple[tuple[str, str], ...]:
-    return (
-        (CLUSTER_METADATA_KEY, cluster),
-        (FROM_METADATA_KEY, sender),
-        (TO_METADATA_KEY, to),
+    whole = dict(
+        Hello(cluster="", sender=NodeId(2), to=NodeId(1), address="h:1").encode()
     )
+    said = {CLUSTER_METADATA_KEY: cluster, FROM_METADATA_KEY: sender}
+    return tuple((whole | said | {TO_METADATA_KEY: to}).items())
 
 
 def test_messages_of_one_moment_arrive_in_order_as_one_frame(pair: Any) -> None:
@@ -190,7 +193,6 @@ def test_closing_is_no_evidence_to_oneself(pair: Any) -> None:
     [
         pytest.param("ff" * 16, "2", "1", id="foreign_cluster"),
         pytest.param(b"c".hex() * 16, "2", "7", id="wrong_receiver"),
-        pytest.param(b"c".hex() * 16, "9", "1", id="unknown_sender"),
         pytest.param(b"c".hex() * 16, "1", "1", id="itself"),
         pytest.param(b"c".hex() * 16, "two", "1", id="no_number"),
         pytest.param(b"c".hex() * 16, "9" * 30, "1", id="huge_number"),
@@ -229,7 +231,7 @@ def test_foreign_members_do_not_connect(member: Any) -> None:
         async with stranger.transport:
             link = stranger.transport._links[NodeId(1)]
             async with asyncio.timeout(10):
-                while "FAILED_PRECONDITION" not in link._last_refusal:  # noqa: ASYNC110
+                while "FAILED_PRECONDITION" not in link.last_refusal:  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
             assert not stranger.transport.is_connected(NodeId(1))
         assert stranger.disconnected == one.disconnected == []
@@ -247,7 +249,7 @@ def test_the_end_of_a_superseded_stream_is_no_evidence(member: Any) -> None:
         two.build({1: 1})
         await one.serve()
         own = metadata(one.identity.cluster_id.hex(), "2", "1")
-        codec = two.transport._codec
+        codec = PeerCodec(entry_crc=entry_crc)
         async with contextlib.AsyncExitStack() as stack:
             calls = []
             for _ in range(2):
@@ -309,6 +311,7 @@ def test_a_link_that_ends_by_a_defect_is_reported(
 
 PEER_PROCESS = """
     import asyncio, sys
+    from kvstore.raft.membership import MemberInfo
     from kvstore.replica.interfaces import Identity
     from kvstore.rpc.codec import PeerCodec
     from kvstore.rpc.peers import PeerTransport
@@ -316,10 +319,14 @@ PEER_PROCESS = """
     async def main():
         transport = PeerTransport(
             Identity(cluster_id=b"c" * 16, node_id=2),
-            {1: f"127.0.0.1:{sys.argv[1]}"},
+            {1: MemberInfo(f"127.0.0.1:{sys.argv[1]}")},
+            address="127.0.0.1:1",
             codec=PeerCodec(entry_crc=lambda *_: 0),
+            admit=print,
             on_messages=print,
             on_disconnect=print,
+            on_identified=print,
+            on_refused=print,
             on_failure=print,
         )
         async with transport:

@@ -8,7 +8,7 @@ from kvstore.errors import Unavailable
 from kvstore.replica.messages import ForwardWrites
 from kvstore.replica.proposals import FORWARDED_BATCHES_MAX
 from kvstore.rpc.errors import error_from_pb
-from kvstore.rpc.peers import PeerOptions
+from kvstore.rpc.peer_link import PeerOptions
 from kvstore.server.network import no_connection, peer_options
 from kvstore.server.node import Node
 from kvstore.types import NodeId
