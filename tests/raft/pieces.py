@@ -15,22 +15,33 @@ OPTIONS = RaftOptions(
     election_timeout_ticks=10,
     heartbeat_interval_ticks=1,
     evidence_election_ticks_max=2,
+    lease_ms=70,
 )
 """As in etcd's tests: T is 10 ticks and a heartbeat 1."""
+TICK_MS = 10
+"""By the clock of :class:`~tests.raft.cluster.Cluster` and of a bench."""
 
 
 def entry_id(term: int, index: int) -> EntryId:
     return EntryId(Term(term), LogIndex(index))
 
 
-def founded(voters: Iterable[int], *, learners: Iterable[int] = ()) -> Configuration:
+def founded(
+    voters: Iterable[int], *, learners: Iterable[int] = (), leases: bool = False
+) -> Configuration:
     """A configuration as of founding, with made-up addresses."""
     ids = sorted({*voters, *learners})
     return Configuration(
         voters=tuple(NodeId(voter) for voter in sorted(voters)),
         learners=tuple(NodeId(learner) for learner in sorted(learners)),
-        members={NodeId(i): MemberInfo(f"127.0.0.1:{7000 + i}") for i in ids},
+        members={NodeId(i): info(i) for i in ids},
+        leases=leases,
     )
+
+
+def info(node_id: int, *, promotable: bool = True) -> MemberInfo:
+    """What is known of a member, made up."""
+    return MemberInfo(f"127.0.0.1:{7000 + node_id}", promotable=promotable)
 
 
 def entries_of(terms: Sequence[int], *, first: int = 1) -> tuple[Entry, ...]:

@@ -4,22 +4,26 @@ import random
 from collections.abc import Sequence
 
 from kvstore.raft.events import Event
+from kvstore.raft.membership import Change, Configuration
 from kvstore.raft.messages import (
     AppendEntries,
     AppendEntriesReply,
     Entry,
     Heartbeat,
     HeartbeatReply,
+    InstallSnapshot,
     Message,
     RequestVote,
     RequestVoteReply,
+    Snapshot,
+    TimeoutNow,
 )
 from kvstore.raft.node import RaftNode, Role
 from kvstore.raft.options import RaftOptions
 from kvstore.raft.ready import ReadState, Ready
 from kvstore.types import LogIndex, NodeId, Term
 from tests.raft.disk import Disk
-from tests.raft.pieces import OPTIONS, entries_of, entry_id
+from tests.raft.pieces import OPTIONS, TICK_MS, entries_of, entry_id, founded
 
 
 class Bench:
@@ -29,6 +33,10 @@ class Bench:
         self,
         *,
         voters: Sequence[int] = (1, 2, 3),
+        learners: Sequence[int] = (),
+        leases: bool = False,
+        configuration: Configuration | None = None,
+        base: tuple[int, int] = (0, 0),
         terms: Sequence[int] = (),
         term: int = 0,
         vote: int | None = None,
@@ -36,15 +44,21 @@ class Bench:
         options: RaftOptions = OPTIONS,
         seed: int = 1,
     ) -> None:
-        self.disk = Disk(terms, term=term, vote=vote, founders=voters)
+        """``base``: term and index of what precedes the log; it is applied."""
+        if configuration is None:
+            configuration = founded(voters, learners=learners, leases=leases)
+        self.disk = Disk(
+            terms, term=term, vote=vote, configuration=configuration, base=base
+        )
         self.raft = RaftNode(
             node_id=NodeId(1),
             log=self.disk,
             hard_state=self.disk.hard_state,
-            applied_index=LogIndex(applied),
+            applied_index=LogIndex(max(applied, base[1])),
             options=options,
             random=random.Random(seed),
         )
+        self.now_ms = 0
         self.peers = tuple(NodeId(voter) for voter in voters if voter != 1)
         self.slow_disk = False
         self.writing: Ready | None = None
@@ -93,9 +107,25 @@ class Bench:
     def tick(self, count: int = 1) -> list[Message]:
         sent: list[Message] = []
         for _ in range(count):
+            self.pass_time(TICK_MS)
             self.raft.tick()
             sent += self.work()
         return sent
+
+    def pass_time(self, duration_ms: int) -> None:
+        """The clock goes on, and no tick comes: the process stood still."""
+        self.now_ms += duration_ms
+        self.raft.set_clock(self.now_ms)
+
+    def change(self, *changes: Change) -> list[Message]:
+        """A leader begins to change the members."""
+        self.raft.propose_changes(changes)
+        return self.work()
+
+    def compact(self, index: int) -> None:
+        """Forget entries up to ``index``."""
+        self.raft.compacted(LogIndex(index))
+        self.disk.compact(index)
 
     # The messages that a test most often plays.
 
@@ -244,3 +274,35 @@ class Bench:
     def become_follower(self, term: int, leader: int = 2) -> None:
         self.heartbeat(term=term, sender=leader)
         assert self.raft.leader_id == leader
+
+    def install(
+        self,
+        last: tuple[int, int],
+        configuration: Configuration | None = None,
+        *,
+        term: int | None = None,
+        sender: int = 2,
+    ) -> list[Message]:
+        """A leader's snapshot, whose data is here."""
+        return self.step(
+            InstallSnapshot(
+                sender=NodeId(sender),
+                to=NodeId(1),
+                term=self.raft.term if term is None else Term(term),
+                snapshot=Snapshot(
+                    last=entry_id(*last),
+                    configuration=(configuration or founded([1, 2, 3])).encode(),
+                ),
+            )
+        )
+
+    def time_out_now(self, *, last: int, sender: int = 2) -> list[Message]:
+        """The leader hands over."""
+        return self.step(
+            TimeoutNow(
+                sender=NodeId(sender),
+                to=NodeId(1),
+                term=self.raft.term,
+                last_index=LogIndex(last),
+            )
+        )
