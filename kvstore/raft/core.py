@@ -42,7 +42,7 @@ from kvstore.raft.progress import Inflight, Progress
 from kvstore.raft.reads import ForwardedReads, Lease, PendingRead, ReadRounds
 from kvstore.raft.ready import ReadState
 from kvstore.raft.timer import ElectionTimer
-from kvstore.types import LogIndex, NodeId, Term
+from kvstore.types import LogIndex, NodeId, ReadyNumber, Term
 
 if TYPE_CHECKING:
     import random
@@ -101,7 +101,7 @@ class Leadership:
         "reads",
         "term_committed",
         "uncommitted_bytes",
-        "written_tick",
+        "written",
     )
 
     def __init__(self) -> None:
@@ -113,8 +113,9 @@ class Leadership:
         self.reads = ReadRounds()
         self.lease = Lease()
         self.handover: Handover | None = None
-        self.written_tick: int | None = None
-        """Since when the write in flight is: a disk that stalls must not lead."""
+        self.written: tuple[ReadyNumber, int] | None = None
+        """The write in flight, and the tick at which it was first seen to be: a disk
+        that stalls must not lead."""
         self.heartbeat_elapsed_ticks = 0
         self.quorum_elapsed_ticks = 0
         """Since a quorum was last looked for."""

@@ -55,12 +55,13 @@ def _disk_stalled(core: Core, leadership: Leadership) -> bool:
 
     Without another voter there is nobody to leave the lead to.
     """
-    since = leadership.written_tick
-    if core.persistence.in_flight is None:
-        leadership.written_tick = None
-    elif since is None:
-        leadership.written_tick = core.tick_count
-    elif core.tick_count - since >= core.options.election_timeout_ticks:
+    number, written = core.persistence.in_flight, leadership.written
+    if number is None:
+        leadership.written = None
+    elif written is None or written[0] != number:
+        # Under load a write is in flight at every tick, each time another.
+        leadership.written = number, core.tick_count
+    elif core.tick_count - written[1] >= core.options.election_timeout_ticks:
         return not core.is_alone
     return False
 

@@ -1,6 +1,7 @@
 """Elections beyond the paper: pre-vote, stickiness, CheckQuorum, and evidence."""
 
 from statistics import median
+from typing import TypeGuard
 
 import pytest
 
@@ -8,6 +9,7 @@ from kvstore.errors import CorruptionError
 from kvstore.raft.events import (
     BecamePreCandidate,
     CampaignReason,
+    Event,
     LeaderSuspected,
     Refusal,
     StepDownReason,
@@ -374,6 +376,52 @@ def test_a_leader_that_hears_a_quorum_stays(answer: str) -> None:
         else:
             bench.acknowledge(1, sender=3)
         bench.tick()
+    assert bench.raft.is_leader
+
+
+def test_a_leader_whose_disk_stalls_steps_down_within_t() -> None:
+    """Its peers answer and could commit, but it applies nothing and answers nobody."""
+    cluster = Cluster()
+    cluster.elect(1)
+    cluster.servers[NodeId(1)].slow_disk = True
+    cluster.propose(1)
+    cluster.tick_all(T)
+    assert cluster.raft(1).is_leader
+    cluster.tick_all()
+    assert not cluster.raft(1).is_leader
+    reasons = [e.reason for e in cluster.servers[NodeId(1)].events if is_step_down(e)]
+    assert reasons == [StepDownReason.DISK_STALLED]
+    assert cluster.leader().commit_index == 3  # the successor was told to campaign
+
+
+def is_step_down(event: Event) -> TypeGuard[SteppedDown]:
+    return isinstance(event, SteppedDown)
+
+
+def test_a_disk_that_is_always_busy_has_not_stalled() -> None:
+    """Each tick finds a write in flight, but never the one of the tick before."""
+    bench = Bench()
+    bench.become_leader()
+    bench.slow_disk = True
+    for _ in range(3 * T):
+        bench.raft.propose(b"x")
+        bench.work()
+        bench.raft.tick()
+        bench.raft.propose(b"x")
+        bench.fsync()
+        bench.answer_heartbeat()
+        assert bench.raft.is_persisting
+    assert bench.raft.is_leader
+
+
+def test_a_single_voter_leads_on_while_its_disk_stalls() -> None:
+    """There is nobody to leave the lead to."""
+    bench = Bench(voters=[1])
+    bench.tick()
+    bench.slow_disk = True
+    bench.raft.propose(b"x")
+    bench.work()
+    bench.tick(3 * T)
     assert bench.raft.is_leader
 
 
