@@ -44,6 +44,14 @@ class Identity:
         """What the checksums of the state's records cover."""
         return self.cluster_id if self.state_id is None else self.state_id
 
+    @property
+    def state_owner(self) -> "Identity":
+        """Whose the state's records are: all members', for they hold the same ones.
+
+        So a snapshot is a copy of them as they are.
+        """
+        return Identity(cluster_id=self.origin_id, node_id=NodeId(0))
+
 
 class LogStorage(StableLog, Protocol):
     """The durable Raft log of one node.
@@ -54,6 +62,11 @@ class LogStorage(StableLog, Protocol):
 
     @property
     def hard_state(self) -> HardState: ...
+
+    @property
+    def size_bytes(self) -> int:
+        """Data of the entries held, about."""
+        ...
 
     def append(self, hard_state: HardState | None, entries: Sequence[Entry]) -> None:
         """Make a hard state and entries durable, in one transaction.

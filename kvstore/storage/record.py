@@ -16,7 +16,8 @@ A value in LMDB is (all numbers big-endian, so that a dump reads naturally)::
 
 ``crc`` covers ``cluster_id(16) | node_id u64 | "store/database" 0x00 | key | value
 without crc``. With the place in it, a whole record that turns up at another key, in
-another database or on another node's disk is as visible as a flipped bit. It cannot
+another database or on another node's disk is as visible as a flipped bit. (Records of the state
+are the same on all members: theirs have node 0, ``Identity.state_owner``.) It cannot
 show that a whole *older* record stands here (a lost write); the log's header chain does
 that for the log.
 

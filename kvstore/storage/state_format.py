@@ -11,6 +11,9 @@
     ``progress`` -> PROGRESS: ``revision u64 | compact_revision u64 | cursor revision
     u64 | cursor position u32``.
 
+Checksums cover the id of the cluster that the state came from, and node 0: all members
+hold the same records, and a snapshot is a copy of them.
+
 All numbers are big-endian. Record ``term`` and ``index`` are, for a version and a head,
 the revision and position; for the progress, those of the entry applied last.
 
@@ -78,10 +81,11 @@ class StateCodecs:
 
     @classmethod
     def of(cls, identity: Identity) -> Self:
+        owner = identity.state_owner
         return cls(
-            versions=RecordCodec(identity, STORE, VERSIONS, RecordType.VERSION),
-            heads=RecordCodec(identity, STORE, HEADS, RecordType.HEAD),
-            meta=RecordCodec(identity, STORE, META, RecordType.PROGRESS),
+            versions=RecordCodec(owner, STORE, VERSIONS, RecordType.VERSION),
+            heads=RecordCodec(owner, STORE, HEADS, RecordType.HEAD),
+            meta=RecordCodec(owner, STORE, META, RecordType.PROGRESS),
         )
 
     def encode_version(self, stored_key: bytes, at: VersionId, it: Version) -> bytes:

@@ -393,14 +393,27 @@ def reopening(damaged: Damaged) -> CorruptionError:
     return caught.value
 
 
-def test_a_store_of_another_member_is_refused(damaged: Damaged) -> None:
-    """Goal: a copied directory is not taken for this member's own."""
+def test_a_store_of_another_cluster_is_refused(damaged: Damaged) -> None:
+    """Goal: a copied directory is not taken for this cluster's own."""
     damaged.state.close()
-    for cluster_id, node_id in ((bytes(range(16)), 8), (bytes(16), 7)):
-        other = Identity(cluster_id=ClusterId(cluster_id), node_id=NodeId(node_id))
-        with pytest.raises(CorruptionError) as caught:
-            LMDBState.open(damaged.path, other)
-        assert named(caught.value, PROGRESS)
+    stranger = Identity(cluster_id=ClusterId(bytes(16)), node_id=NodeId(7))
+    with pytest.raises(CorruptionError) as caught:
+        LMDBState.open(damaged.path, stranger)
+    assert named(caught.value, PROGRESS)
+
+
+def test_members_and_restored_clusters_share_records(damaged: Damaged) -> None:
+    """Goal: a snapshot of one member is, as it is, the state of another one, and of a
+    cluster that was restored from it."""
+    damaged.state.close()
+    cluster_id = ClusterId(bytes(range(16)))
+    for other in (
+        Identity(cluster_id=cluster_id, node_id=NodeId(8)),
+        Identity(
+            cluster_id=ClusterId(bytes(16)), node_id=NodeId(8), state_id=cluster_id
+        ),
+    ):
+        LMDBState.open(damaged.path, other).close()
 
 
 def test_a_store_that_was_never_created_is_refused(
