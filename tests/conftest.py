@@ -18,5 +18,13 @@ def level(item: pytest.Item) -> int:
     )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rewrite",
+        action="store_true",
+        help="write what happens now into the scripts of tests/raft/scripts",
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=level)  # stable: within a level, the order of the files

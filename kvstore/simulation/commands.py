@@ -1,0 +1,490 @@
+"""What a line of a script can ask for. ``docs/scripts.md`` describes each command."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+
+from kvstore.errors import ConfigError, KVStoreError
+from kvstore.raft.membership import (
+    NOBODY,
+    AddLearner,
+    Change,
+    Configuration,
+    Demote,
+    MemberInfo,
+    Promote,
+    Remove,
+    SetLeases,
+)
+from kvstore.raft.messages import Entry, EntryKind, HardState
+from kvstore.raft.node import RaftNode
+from kvstore.raft.options import RaftOptions
+from kvstore.simulation import describe
+from kvstore.simulation.arguments import Arguments, Mistake, number
+from kvstore.simulation.cluster import Cluster, Host, Selector
+from kvstore.simulation.disk import Disk
+from kvstore.simulation.stage import Stage
+from kvstore.types import Incarnation, LogIndex, NodeId, Term
+
+NODES_MAX = 16
+"""Nodes in a script; more would not be read."""
+DEFAULTS: Mapping[str, int] = {
+    "election_timeout_ticks": 10,
+    "heartbeat_interval_ticks": 1,
+    "evidence_election_ticks_max": 2,
+    "lease_ms": 70,
+}
+"""Options of the core where scripts want smaller numbers."""
+
+
+def execute(stage: Stage, line: str) -> list[str]:
+    """Do what one line asks for. What it has to say.
+
+    Raises:
+        Mistake: the line asks for what cannot be, or claims what is not so.
+        InvariantViolation: the protocol is broken.
+    """
+    rest = line.removesuffix(" quiet")
+    expected = None
+    if rest.startswith("expect-error "):
+        _, expected, rest = [*rest.split(maxsplit=2), ""][:3]
+    arguments = Arguments(rest)
+    said: list[str] = []
+    try:
+        _dispatch(stage, arguments)
+    except KVStoreError as error:
+        kind = type(error).__name__
+        if kind != expected:
+            raise Mistake(f"expected no error, but: {kind}: {error}") from error
+        said.append(f"{kind}: {error}")
+    else:
+        if expected is not None:
+            raise Mistake(f"expected {expected}, but there was no error")
+    if stage.is_set:
+        said += stage.cluster.take_lines()
+    return [] if rest != line and line.endswith(" quiet") else said
+
+
+def _dispatch(stage: Stage, arguments: Arguments) -> None:
+    command = COMMANDS.get(arguments.command)
+    if command is None:
+        raise Mistake(
+            f"there is no command '{arguments.command}'; there are "
+            + ", ".join(sorted(COMMANDS))
+        )
+    command(stage, arguments)
+    arguments.finish()
+
+
+# ------------------------------------------------------------------------ the cluster
+
+
+def _nodes(stage: Stage, arguments: Arguments) -> None:
+    if stage.is_set:
+        raise Mistake("the nodes are there already: one cluster a script")
+    count = number(arguments.word("how many nodes"), "nodes")
+    if not 1 <= count <= NODES_MAX:
+        raise Mistake(f"expected 1 to {NODES_MAX} nodes, found {count}")
+    ids = [NodeId(each) for each in range(1, count + 1)]
+    voters = [NodeId(it) for it in arguments.numbers("voters") or ids]
+    learners = [NodeId(it) for it in arguments.numbers("learners") or []]
+    founding = Configuration(
+        voters=tuple(sorted(voters)),
+        learners=tuple(sorted(learners)),
+        members={it: _info(it) for it in [*voters, *learners]},
+        leases=arguments.choice("leases", ("on", "off"), "off") == "on",
+    )
+    disks = {
+        each: _disk(
+            founding if each in founding.members else NOBODY,
+            log=arguments.numbers(f"{each}.log") or [],
+            term=arguments.number(f"{each}.term") or 0,
+            vote=arguments.number(f"{each}.vote"),
+        )
+        for each in ids
+    }
+    stage.set(Cluster(disks, _options(arguments)))
+
+
+def _info(node: NodeId) -> MemberInfo:
+    return MemberInfo(f"n{node}:1")
+
+
+def _disk(
+    configuration: Configuration, *, log: list[int], term: int, vote: int | None
+) -> Disk:
+    if log != sorted(log) or 0 in log:
+        raise Mistake(f"expected terms from 1 that never fall, found {log}")
+    return Disk(
+        configuration,
+        hard_state=HardState(
+            term=Term(max([term, *log])), vote=None if vote is None else NodeId(vote)
+        ),
+        entries=[
+            Entry(Term(it), LogIndex(at), EntryKind.COMMANDS, b"x%d" % it)
+            for at, it in enumerate(log, 1)
+        ],
+    )
+
+
+def _options(arguments: Arguments) -> RaftOptions:
+    known = {field.name for field in fields(RaftOptions)}
+    chosen = dict(DEFAULTS)
+    for name, value in arguments.options().items():
+        if name not in known:
+            raise Mistake(f"there is no option {name}=; see RaftOptions")
+        chosen[name] = number(value, f"{name}=")
+    try:
+        return RaftOptions(**chosen)
+    except ConfigError as error:
+        raise Mistake(str(error)) from error
+
+
+# ----------------------------------------------------------------------------- inputs
+
+
+def _campaign(stage: Stage, arguments: Arguments) -> None:
+    stage.cluster.input(stage.running(arguments), RaftNode.campaign)
+
+
+def _resign(stage: Stage, arguments: Arguments) -> None:
+    stage.cluster.input(stage.running(arguments), RaftNode.resign)
+
+
+def _propose(stage: Stage, arguments: Arguments) -> None:
+    host = stage.running(arguments)
+    data = arguments.word("data").encode()
+    stage.cluster.input(host, lambda raft: raft.propose(data))
+
+
+def _conf(stage: Stage, arguments: Arguments) -> None:
+    host = stage.running(arguments)
+    changes: list[Change] = []
+    for name, promotable in (("add-learner", True), ("add-observer", False)):
+        changes += [
+            AddLearner(NodeId(it), MemberInfo(f"n{it}:1", promotable=promotable))
+            for it in arguments.numbers(name) or []
+        ]
+    changes += [Promote(NodeId(it)) for it in arguments.numbers("promote") or []]
+    changes += [Demote(NodeId(it)) for it in arguments.numbers("demote") or []]
+    changes += [Remove(NodeId(it)) for it in arguments.numbers("remove") or []]
+    if leases := arguments.choice("set-leases", ("on", "off"), ""):
+        changes.append(SetLeases(leases == "on"))
+    stage.cluster.input(host, lambda raft: raft.propose_changes(changes))
+
+
+def _know(stage: Stage, arguments: Arguments) -> None:
+    host = stage.running(arguments)
+    node = NodeId(number(arguments.word("a node"), "a node"))
+    incarnation = Incarnation(arguments.needed_number("incarnation"))
+    info = MemberInfo(f"n{node}:1", incarnation)
+    stage.cluster.input(host, lambda raft: raft.propose_info(node, info))
+
+
+def _transfer(stage: Stage, arguments: Arguments) -> None:
+    host = stage.running(arguments)
+    to = arguments.number("to")
+    stage.cluster.input(
+        host, lambda raft: raft.transfer(None if to is None else NodeId(to))
+    )
+
+
+def _disconnect(stage: Stage, arguments: Arguments) -> None:
+    node, peer = stage.pair(arguments)
+    host = stage.cluster.hosts[node]
+    if host.raft is None:
+        raise Mistake(f"node {node} is down: it notices nothing")
+    stage.cluster.input(host, lambda raft: raft.peer_disconnected(peer))
+
+
+def _read(stage: Stage, arguments: Arguments) -> None:
+    host = stage.running(arguments)
+    level = arguments.choice("level", ("linearizable", "lease"), "linearizable")
+    stage.cluster.read(host, lease=level == "lease")
+
+
+def _compact(stage: Stage, arguments: Arguments) -> None:
+    host = stage.running(arguments)
+    index = LogIndex(arguments.needed_number("to"))
+    first, last = host.disk.first_index - 1, host.state.last.index
+    if not first <= index <= last:
+        raise Mistake(
+            f"expected to={first} to {last}, found {index}: it must be applied"
+        )
+    stage.cluster.compact(host, index)
+
+
+def _snapshot(stage: Stage, arguments: Arguments) -> None:
+    sender, to = stage.pair(arguments)
+    host = stage.cluster.hosts[sender]
+    if host.raft is None or not host.raft.is_leader:
+        raise Mistake(f"node {sender} does not lead: only a leader sends snapshots")
+    stage.cluster.send_snapshot(host, to)
+
+
+def _snapshot_ended(stage: Stage, arguments: Arguments) -> None:
+    sender, to = stage.pair(arguments)
+    reached = LogIndex(arguments.number("reached") or 0)
+    host = stage.cluster.hosts[sender]
+    if host.raft is None:
+        raise Mistake(f"node {sender} is down")
+    stage.cluster.input(host, lambda raft: raft.snapshot_ended(to, reached))
+
+
+# ------------------------------------------------------------------------------- time
+
+
+def _tick(stage: Stage, arguments: Arguments) -> None:
+    hosts = stage.several(arguments)
+    count = number(arguments.next_word() or "1", "ticks")
+    for _ in range(count):
+        for host in hosts:
+            if not host.paused:
+                stage.cluster.tick(host)
+
+
+def _clock(stage: Stage, arguments: Arguments) -> None:
+    hosts = stage.several(arguments)
+    text = arguments.word("+MILLISECONDS")
+    if not text.startswith("+"):
+        raise Mistake(f"expected +MILLISECONDS, found '{text}': clocks never go back")
+    for host in hosts:
+        stage.cluster.pass_time(host, number(text[1:], "milliseconds"))
+
+
+def _draw(stage: Stage, arguments: Arguments) -> None:
+    host = stage.host(arguments)
+    while (word := arguments.next_word()) is not None:
+        host.draws.next.append(number(word, "a draw"))
+
+
+# ----------------------------------------------------------------------- work and fate
+
+
+def _ready(stage: Stage, arguments: Arguments) -> None:
+    host = stage.running(arguments)
+    assert host.raft is not None
+    if not host.raft.has_ready():
+        raise Mistake(f"node {host.node_id} has nothing to do")
+    stage.cluster.ready(host)
+
+
+def _fsync(stage: Stage, arguments: Arguments) -> None:
+    host = stage.running(arguments)
+    if host.writing is None:
+        raise Mistake(f"node {host.node_id} writes nothing")
+    stage.cluster.fsync(host)
+
+
+def _apply(stage: Stage, arguments: Arguments) -> None:
+    host = stage.running(arguments)
+    if not host.applying:
+        raise Mistake(f"node {host.node_id} was handed nothing to apply")
+    stage.cluster.apply(host)
+
+
+def _stabilize(stage: Stage, arguments: Arguments) -> None:
+    text = arguments.next_word() or "*"
+    hosts = stage.listed(text)
+    stage.cluster.is_terse = True
+    settled = stage.cluster.stabilize(
+        [host.node_id for host in hosts],
+        no_fsync=stage.ids(arguments, "no-fsync"),
+        no_apply=stage.ids(arguments, "no-apply"),
+    )
+    if not settled:
+        raise Mistake("the nodes talk without end")
+
+
+def _crash(stage: Stage, arguments: Arguments) -> None:
+    host = stage.running(arguments)
+    lost = set((arguments.option("lose") or "write").split(","))
+    if unknown := sorted(lost - {"write", "state", "nothing"}):
+        raise Mistake(f"expected lose=write, state or nothing, found '{unknown[0]}'")
+    stage.cluster.crash(
+        host, write_is_lost="write" in lost, state_is_lost="state" in lost
+    )
+
+
+def _restart(stage: Stage, arguments: Arguments) -> None:
+    host = stage.host(arguments)
+    if host.raft is not None:
+        raise Mistake(f"node {host.node_id} is up: crash it first")
+    stage.cluster.start(host)
+
+
+def _pause(stage: Stage, arguments: Arguments) -> None:
+    stage.running(arguments).paused = True
+
+
+def _resume(stage: Stage, arguments: Arguments) -> None:
+    stage.running(arguments).paused = False
+
+
+def _deliver(stage: Stage, arguments: Arguments) -> None:
+    stage.cluster.deliver(stage.messages(arguments))
+
+
+def _drop(stage: Stage, arguments: Arguments) -> None:
+    stage.cluster.drop(stage.messages(arguments))
+
+
+def _dup(stage: Stage, arguments: Arguments) -> None:
+    messages = stage.messages(arguments)
+    stage.cluster.wire.messages += [replace(it) for it in messages]
+    stage.cluster.tell_messages(messages, "repeated")
+
+
+def _hold(stage: Stage, arguments: Arguments) -> None:
+    stage.cluster.wire.held.append(stage.selector(arguments))
+
+
+def _release(stage: Stage, arguments: Arguments) -> None:
+    selector = stage.selector(arguments)
+    if selector not in stage.cluster.wire.held:
+        raise Mistake("expected what a line 'hold' said, in the same words")
+    stage.cluster.wire.held.remove(selector)
+
+
+def _cut(stage: Stage, arguments: Arguments) -> None:
+    """A whole group is cut off, or one link."""
+    wire = stage.cluster.wire
+    if "->" in arguments.peek():
+        wire.cut.append(stage.selector(arguments))
+        return
+    text = arguments.word("nodes, as 1,2, or FROM->TO")
+    group = [host.node_id for host in stage.listed(text)]
+    others = [it for it in stage.cluster.hosts if it not in group]
+    for one in group:
+        for other in others:
+            wire.cut.append(Selector(sender=one, to=other))
+            wire.cut.append(Selector(sender=other, to=one))
+
+
+def _heal(stage: Stage, arguments: Arguments) -> None:
+    del arguments
+    stage.cluster.wire.cut.clear()
+    stage.cluster.wire.held.clear()
+
+
+# ------------------------------------------------------------------ looks and claims
+
+
+def _status(stage: Stage, arguments: Arguments) -> None:
+    for host in _seen(stage, arguments):
+        if host.raft is None:
+            stage.cluster.lines.append(f"{host.node_id} is down")
+        else:
+            stage.cluster.lines += describe.status(host.raft)
+
+
+def _log(stage: Stage, arguments: Arguments) -> None:
+    for host in _seen(stage, arguments):
+        if host.raft is not None:
+            stage.cluster.lines.append(describe.log(host.raft))
+
+
+def _members(stage: Stage, arguments: Arguments) -> None:
+    for host in _seen(stage, arguments):
+        if (raft := host.raft) is not None:
+            members = describe.configuration(raft.configuration)
+            at = raft.configuration_index
+            stage.cluster.lines.append(f"{host.node_id} members of {at}: {members}")
+
+
+def _wire(stage: Stage, arguments: Arguments) -> None:
+    del arguments
+    wire = stage.cluster.wire
+    for message in wire.messages:
+        fate = "held" if wire.is_held(message) else "under way"
+        stage.cluster.tell_messages((message,), fate)
+
+
+def _seen(stage: Stage, arguments: Arguments) -> list[Host]:
+    return stage.listed(arguments.next_word() or "*")
+
+
+def _assert_leader(stage: Stage, arguments: Arguments) -> None:
+    """Of the highest term that anybody leads."""
+    claimed = arguments.word("a node, or none")
+    term = arguments.number("term")
+    leaders = [
+        host.raft
+        for host in stage.cluster.hosts.values()
+        if host.raft is not None and host.raft.is_leader
+    ]
+    newest = max(leaders, key=lambda raft: raft.term, default=None)
+    found = "none" if newest is None else str(newest.node_id)
+    if found != claimed:
+        raise Mistake(f"expected leader {claimed}, found {found}")
+    if newest is not None and term not in (None, newest.term):
+        raise Mistake(f"expected leader of term {term}, found {newest.term}")
+
+
+def _assert_commit(stage: Stage, arguments: Arguments) -> None:
+    hosts = stage.several(arguments)
+    claimed = number(arguments.word("an index"), "an index")
+    for host in hosts:
+        assert host.raft is not None
+        if (found := host.raft.commit_index) != claimed:
+            raise Mistake(
+                f"expected node {host.node_id} to have committed {claimed}, "
+                f"found {found}"
+            )
+
+
+def _assert_vote(stage: Stage, arguments: Arguments) -> None:
+    raft = stage.running(arguments).raft
+    assert raft is not None
+    claimed = arguments.word("whom it voted for, or none")
+    found = "none" if raft.vote is None else str(raft.vote)
+    if found != claimed:
+        raise Mistake(f"expected a vote for {claimed}, found {found}")
+    if (term := arguments.number("term")) not in (None, raft.term):
+        raise Mistake(f"expected term {term}, found {raft.term}")
+
+
+def _assert_safe(stage: Stage, arguments: Arguments) -> None:
+    del arguments
+    stage.cluster.check()
+
+
+COMMANDS: Mapping[str, Callable[[Stage, Arguments], None]] = {
+    "nodes": _nodes,
+    "campaign": _campaign,
+    "resign": _resign,
+    "propose": _propose,
+    "conf": _conf,
+    "know": _know,
+    "transfer": _transfer,
+    "disconnect": _disconnect,
+    "read": _read,
+    "compact": _compact,
+    "snapshot": _snapshot,
+    "snapshot-ended": _snapshot_ended,
+    "tick": _tick,
+    "clock": _clock,
+    "draw": _draw,
+    "ready": _ready,
+    "fsync": _fsync,
+    "apply": _apply,
+    "stabilize": _stabilize,
+    "crash": _crash,
+    "restart": _restart,
+    "pause": _pause,
+    "resume": _resume,
+    "deliver": _deliver,
+    "drop": _drop,
+    "dup": _dup,
+    "hold": _hold,
+    "release": _release,
+    "cut": _cut,
+    "heal": _heal,
+    "status": _status,
+    "log": _log,
+    "members": _members,
+    "wire": _wire,
+    "assert-leader": _assert_leader,
+    "assert-commit": _assert_commit,
+    "assert-vote": _assert_vote,
+    "assert-safe": _assert_safe,
+}
