@@ -17,6 +17,7 @@ from kvstore.errors import (
 )
 from kvstore.pb import kv_pb2
 from kvstore.state_machine.limits import KEY_BYTES_STORABLE_MAX, Limits
+from kvstore.state_machine.sessions import COMMAND_NUMBER_MAX
 from kvstore.types import LogIndex, Term
 
 COMMANDS = 1
@@ -86,6 +87,18 @@ def check_start_storable(key: bytes, range_end: bytes) -> None:
         check_key_storable(key)
 
 
+def check_numbered(command: kv_pb2.Command) -> None:
+    """Raises ``InvalidRequest`` for what cannot be a command of a session."""
+    kind = command.WhichOneof("command")
+    if kind in _SESSION_COMMANDS:
+        raise InvalidRequest(f"a command of a session cannot be {kind}")
+
+
+_SESSION_COMMANDS = frozenset(
+    {"open_session", "session_commands", "close_session", "expire_sessions"}
+)
+
+
 def refuse_unset(message: Message, what: str) -> NoReturn:
     """Refuse a message of which no known alternative is set.
 
@@ -124,6 +137,7 @@ def validate_batch(batch: kv_pb2.CommandBatch, limits: Limits, *, size: int) -> 
     # No value can be longer than the batch: then lengths of values need no look.
     values_fit = size <= limits.value_bytes_max
     key_bytes_max = limits.key_bytes_max
+    session_ends = 0  # up to here, commands belong to the header before them
     for index, command in enumerate(commands):
         if values_fit and command.HasField("put"):
             put = command.put
@@ -131,6 +145,11 @@ def validate_batch(batch: kv_pb2.CommandBatch, limits: Limits, *, size: int) -> 
                 continue
         try:
             validate_command(command, limits)
+            if command.WhichOneof("command") in _SESSION_COMMANDS:
+                if index < session_ends:
+                    check_numbered(command)
+                session_ends = index + 1 + command.session_commands.count
+                _check_covered(session_ends, count)
         except InvalidRequest as error:
             error.command_index = index
             raise
@@ -155,20 +174,35 @@ def validate_command(command: kv_pb2.Command, limits: Limits) -> None:
         case "compact":
             if command.compact.revision <= 0:
                 raise InvalidRequest("compact: the revision must be at least 1")
+        case "open_session":
+            pass
+        case "session_commands":
+            _validate_session_commands(command.session_commands)
+        case "close_session":
+            _validate_session_id(command.close_session.session_id)
         case "compaction_step":
             raise InvalidRequest("a compaction step is the leader's own command")
+        case "expire_sessions":
+            raise InvalidRequest("to expire sessions is the leader's own command")
         case _:
             raise InvalidRequest("the command is of no kind that this node knows")
 
 
 def validate_range(request: kv_pb2.Range, limits: Limits) -> None:
-    """Check one read.
+    """Check one read of a batch or a transaction.
+
+    A unary read may say how it is to be confirmed: take its ``options`` out first.
 
     Raises:
         InvalidRequest: it breaks a rule; ``RequestTooLarge``: it passes a limit.
             Definite.
     """
     _validate_span(request, limits)
+    if request.HasField("options"):
+        raise InvalidRequest(
+            "range: options are for a call of its own; a batch has one for all of its "
+            "ranges, and a transaction needs none"
+        )
     if request.limit < 0:
         raise InvalidRequest(f"range: the limit is negative: {request.limit}")
     if request.count_only and request.without_count:
@@ -222,6 +256,38 @@ def _validate_put(put: kv_pb2.Put, limits: Limits) -> None:
         # To take it and never expire the key would be worse.
         raise InvalidRequest(
             f"lease {put.lease} is not found: leases are not served yet"
+        )
+
+
+def _validate_session_id(session_id: int) -> None:
+    if session_id <= 0:
+        raise InvalidRequest(f"no session has id {session_id}: open one first")
+
+
+def _validate_session_commands(header: kv_pb2.SessionCommands) -> None:
+    _validate_session_id(header.session_id)
+    if not header.count:
+        raise InvalidRequest("a session's header must speak for 1 command or more")
+    if not header.first_number:
+        raise InvalidRequest("numbers of a session's commands start at 1")
+    if header.first_number + header.count - 1 > COMMAND_NUMBER_MAX:
+        raise InvalidRequest(
+            f"numbers of a session's commands end at {COMMAND_NUMBER_MAX}: open a new "
+            "session"
+        )
+    if header.acknowledged >= header.first_number:
+        raise InvalidRequest(
+            f"command {header.first_number} cannot be sent: its client has "
+            f"acknowledged the answers up to {header.acknowledged}"
+        )
+
+
+def _check_covered(session_ends: int, commands: int) -> None:
+    # Batches are joined: a header must not reach into those behind its own.
+    if session_ends > commands:
+        raise InvalidRequest(
+            f"a session's header speaks for {session_ends - commands} more commands "
+            "than follow it in the batch"
         )
 
 

@@ -37,10 +37,12 @@ class Budget:
     answer may overdraw its budget, by ``overdraft_max``.
     """
 
-    __slots__ = ("_floor", "bytes_left")
+    __slots__ = ("_floor", "bytes_left", "has_cut")
 
     def __init__(self, bytes_left: int, *, overdraft_max: int = 0) -> None:
         self.bytes_left = bytes_left
+        self.has_cut = False
+        """Whether a pair was left out of the answer for want of room."""
         self._floor = -overdraft_max
 
     @property
@@ -395,6 +397,7 @@ def _fill(
                 value = stored_version(view, found.at, found.key).value
         size = PAIR_OVERHEAD_BYTES + len(found.key) + len(value)
         if number > 1 and size > budget.bytes_left:
+            budget.has_cut = True
             return
         budget.bytes_left -= size
         pair = add()

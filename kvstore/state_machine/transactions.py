@@ -246,6 +246,8 @@ def apply_delete(
             if wanted:
                 result.prev_kvs.append(pair)
                 budget.bytes_left -= size
+            else:
+                budget.has_cut = True
     if result is not None:
         result.deleted = deleted
     return deleted

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from kvstore.state_machine.sessions import SessionTable
 from kvstore.types import LeaseId, LogIndex, Revision, Term
 
 
@@ -92,6 +93,11 @@ class ReadView(Protocol):
 
     @property
     def progress(self) -> Progress: ...
+
+    @property
+    def sessions(self) -> SessionTable:
+        """The open sessions. Only ``machine.apply`` changes them."""
+        ...
 
     def head(self, key: bytes) -> Head | None: ...
 

@@ -17,6 +17,9 @@ it replaces. An entry's own bytes, and the pages that the entries before it in t
 transaction copied, are bounded by ``HEADROOM_BYTES``; a transaction that nears it is
 committed at the end of an entry. Address space costs nothing: the file grows by use.
 
+Sessions live in memory. Those that changed are written at each commit, in the same
+transaction as the progress: at most ``SESSIONS_BYTES_MAX``, for which there is room.
+
 ``state_format.py`` says what is stored, ``state_reader.py`` how it is found.
 """
 
@@ -29,6 +32,11 @@ from typing import NoReturn, Self
 import lmdb
 
 from kvstore.replica.interfaces import Identity
+from kvstore.state_machine.sessions import (
+    EMPTY_SUMMARY,
+    SESSIONS_BYTES_MAX,
+    SessionTable,
+)
 from kvstore.state_machine.view import (
     EMPTY_PROGRESS,
     Head,
@@ -45,10 +53,12 @@ from kvstore.storage.state_format import (
     HEADS,
     META,
     PROGRESS_KEY,
+    SESSIONS,
     STORE,
     VERSIONS,
     StateCodecs,
     head_key,
+    session_key,
     version_key,
 )
 from kvstore.storage.state_reader import StateReader
@@ -60,17 +70,26 @@ _PAGES_PER_RECORD = 4
 """Pages that a written record copies, roughly: the depth of a tree of 10**8 records."""
 _PAGE_BYTES = 4096
 _COMMIT_AT_BYTES = HEADROOM_BYTES // 2
+assert _COMMIT_AT_BYTES + SESSIONS_BYTES_MAX < HEADROOM_BYTES
 
 
 class StateSnapshot:
     """What was committed, read-only. Ends with the ``with`` block that gave it."""
 
-    __slots__ = ("_reader", "_txn", "progress")
+    __slots__ = ("_reader", "_sessions", "_txn", "progress")
 
     def __init__(self, reader: StateReader, txn: Transaction) -> None:
         self._reader = reader
         self._txn = txn
         self.progress = reader.progress(txn)
+        self._sessions: SessionTable | None = None
+
+    @property
+    def sessions(self) -> SessionTable:
+        """Read when first asked for: few readers need them."""
+        if self._sessions is None:
+            self._sessions = self._reader.sessions(self._txn)
+        return self._sessions
 
     def head(self, key: bytes) -> Head | None:
         return self._reader.head(self._txn, key)
@@ -99,6 +118,7 @@ class LMDBState:
         "_reader",
         "_reading",
         "_records_whole",
+        "_sessions",
         "_txn",
         "_versions",
         "environment",
@@ -125,6 +145,8 @@ class LMDBState:
         with environment.read() as txn:
             self._progress = self._reader.progress(txn)
             self._reader.check_newest(txn, self._progress)
+            # None: to be read anew, for what was not committed is in it no more.
+            self._sessions: SessionTable | None = self._reader.sessions(txn)
         self._committed = self._progress
 
     @classmethod
@@ -139,7 +161,7 @@ class LMDBState:
             path, store=STORE, databases=DATABASES, create=True
         )
         meta = environment.database(META)
-        record = codecs.encode_progress(EMPTY_PROGRESS)
+        record = codecs.encode_progress(EMPTY_PROGRESS, EMPTY_SUMMARY)
         try:
             environment.write(lambda txn: txn.put(PROGRESS_KEY, record, db=meta))
         finally:
@@ -197,11 +219,11 @@ class LMDBState:
         """
         assert self.records_pending == self._records_whole, "half an entry"
         txn, progress = self._end_writing(), self._progress
+        sessions, self._sessions = self._sessions, None
         self._progress = self._committed  # until it is sure
         try:
             if progress is not self._committed:
-                record = self._codecs.encode_progress(progress)
-                txn.put(PROGRESS_KEY, record, db=self.environment.database(META))
+                self._write_progress(txn, progress, sessions)
         except lmdb.Error as error:
             self.environment.abort(txn)
             self._refuse(error)
@@ -210,11 +232,13 @@ class LMDBState:
         except lmdb.Error as error:
             self._refuse(error)
         self._committed = self._progress = progress
+        self._sessions = sessions
 
     def abort(self) -> None:
         """Forget what was written since the last commit, progress too."""
         txn = self._end_writing()
         self._progress = self._committed
+        self._sessions = None
         self.environment.abort(txn)
 
     def close(self) -> None:
@@ -253,6 +277,17 @@ class LMDBState:
         if copied + self._bytes_pending > _COMMIT_AT_BYTES:
             self.commit()
             self.begin()
+
+    @property
+    def sessions(self) -> SessionTable:
+        """The open sessions, as of the progress."""
+        if self._sessions is None:
+            try:
+                txn = self._txn or self._begin_reading()
+                self._sessions = self._reader.sessions(txn)
+            except lmdb.Error as error:
+                self._refuse(error)
+        return self._sessions
 
     @property
     def used_bytes(self) -> int:
@@ -338,6 +373,23 @@ class LMDBState:
         self.records_pending += 1
 
     # -------------------------------------------------------------- helpers
+
+    def _write_progress(
+        self, txn: Transaction, progress: Progress, sessions: SessionTable | None
+    ) -> None:
+        if sessions is None:
+            # Not read since what was not committed was forgotten: nothing changed it.
+            sessions = self._reader.sessions(txn)
+        database = self.environment.database(SESSIONS)
+        for session_id in sessions.take_changed():
+            session = sessions.get(session_id)
+            if session is None:
+                txn.delete(session_key(session_id), db=database)
+            else:
+                record = self._codecs.encode_session(session)
+                txn.put(session_key(session_id), record, db=database)
+        record = self._codecs.encode_progress(progress, sessions.summary)
+        txn.put(PROGRESS_KEY, record, db=self.environment.database(META))
 
     def _writing(self) -> Transaction:
         txn = self._txn

@@ -4,6 +4,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from typing import Self
 
+from kvstore.state_machine.sessions import SessionTable
 from kvstore.state_machine.view import (
     EMPTY_PROGRESS,
     NO_VERSION,
@@ -18,10 +19,18 @@ from kvstore.state_machine.view import (
 class MemoryState:
     """A ``StateView`` of dictionaries. Not durable; one thread."""
 
-    __slots__ = ("_head_keys", "_heads", "_version_ids", "_versions", "progress")
+    __slots__ = (
+        "_head_keys",
+        "_heads",
+        "_version_ids",
+        "_versions",
+        "progress",
+        "sessions",
+    )
 
     def __init__(self) -> None:
         self.progress: Progress = EMPTY_PROGRESS
+        self.sessions = SessionTable()
         self._heads: dict[bytes, Head] = {}
         self._head_keys: list[bytes] = []
         self._versions: dict[VersionId, Version] = {}
@@ -35,6 +44,7 @@ class MemoryState:
         for at, version in self.versions(NO_VERSION):
             copy.append_version(at, version)
         copy.progress = self.progress
+        copy.sessions = self.sessions.clone()
         return copy
 
     def head(self, key: bytes) -> Head | None:

@@ -63,6 +63,8 @@ class RecordType(IntEnum):
     """How far the state has been applied."""
     LEASE = 19
     """A lease that keys are attached to."""
+    SESSION = 20
+    """A client's session, with the replies that it may ask for again."""
 
 
 class Record(NamedTuple):

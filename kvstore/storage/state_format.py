@@ -1,4 +1,4 @@
-"""What the state store's records say: three databases, each a B-tree of its own.
+"""What the state store's records say: four databases, each a B-tree of its own.
 
 ``kv``
     ``revision u64 | position u32`` -> VERSION: ``create_revision u64 | version u64 |
@@ -9,13 +9,18 @@
     u64 | lease i64 | key``; the key is there only if it is not the stored key itself.
 ``meta``
     ``progress`` -> PROGRESS: ``revision u64 | compact_revision u64 | cursor revision
-    u64 | cursor position u32``.
+    u64 | cursor position u32 | last session id u64 | sessions u32 | index sum u64``;
+    the last three are a ``TableSummary``.
+``sessions``
+    ``session id u64`` -> SESSION: ``first number u64 | length u32 | revision u64 |
+    reply bytes u32 | reply`` for each run of replies kept, in order.
 
 Checksums cover the id of the cluster that the state came from, and node 0: all members
 hold the same records, and a snapshot is a copy of them.
 
 All numbers are big-endian. Record ``term`` and ``index`` are, for a version and a head,
-the revision and position; for the progress, those of the entry applied last.
+the revision and position; for the progress, those of the entry applied last; for a
+session, the number acknowledged and the index of the last entry with a command of it.
 
 Stored keys. LMDB takes keys of 511 bytes, users may have longer ones. A key of
 ``LONG_KEY_BYTES`` or more is stored under its first ``LONG_KEY_PREFIX_BYTES`` and the
@@ -31,6 +36,7 @@ from typing import Self
 
 from kvstore.replica.interfaces import Identity
 from kvstore.state_machine.limits import KEY_BYTES_STORABLE_MAX
+from kvstore.state_machine.sessions import Run, Session, TableSummary
 from kvstore.state_machine.view import Head, Progress, Version, VersionId
 from kvstore.storage.record import RecordCodec, RecordType
 from kvstore.types import LeaseId, LogIndex, Revision, Term
@@ -39,7 +45,8 @@ STORE = "state"
 VERSIONS = "kv"
 HEADS = "heads"
 META = "meta"
-DATABASES = (VERSIONS, HEADS, META)
+SESSIONS = "sessions"
+DATABASES = (VERSIONS, HEADS, META, SESSIONS)
 
 PROGRESS_KEY = b"progress"
 LONG_KEY_BYTES = 480
@@ -49,7 +56,9 @@ _DIGEST_BYTES = LONG_KEY_BYTES - LONG_KEY_PREFIX_BYTES
 _VERSION_ID = Struct(">QI")
 _VERSION = Struct(">QQqQIH")
 _HEAD = Struct(">QIQQq")
-_PROGRESS = Struct(">QQQI")
+_PROGRESS = Struct(">QQQIQIQ")
+_SESSION_ID = Struct(">Q")
+_RUN = Struct(">QIQI")
 assert KEY_BYTES_STORABLE_MAX < 1 << 16, "the length of a key is a u16"
 
 
@@ -67,6 +76,11 @@ def head_key(key: bytes) -> bytes:
     )
 
 
+def session_key(session_id: int) -> bytes:
+    """Where a session is stored."""
+    return _SESSION_ID.pack(session_id)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateCodecs:
     """Records of the state store of one node, to and from bytes.
@@ -78,6 +92,7 @@ class StateCodecs:
     versions: RecordCodec
     heads: RecordCodec
     meta: RecordCodec
+    sessions: RecordCodec
 
     @classmethod
     def of(cls, identity: Identity) -> Self:
@@ -86,6 +101,7 @@ class StateCodecs:
             versions=RecordCodec(owner, STORE, VERSIONS, RecordType.VERSION),
             heads=RecordCodec(owner, STORE, HEADS, RecordType.HEAD),
             meta=RecordCodec(owner, STORE, META, RecordType.PROGRESS),
+            sessions=RecordCodec(owner, STORE, SESSIONS, RecordType.SESSION),
         )
 
     def encode_version(self, stored_key: bytes, at: VersionId, it: Version) -> bytes:
@@ -150,7 +166,7 @@ class StateCodecs:
             VersionId(revision, position), create_revision, version, LeaseId(lease)
         )
 
-    def encode_progress(self, progress: Progress) -> bytes:
+    def encode_progress(self, progress: Progress, sessions: TableSummary) -> bytes:
         return self.meta.encode(
             PROGRESS_KEY,
             record_type=RecordType.PROGRESS,
@@ -160,22 +176,61 @@ class StateCodecs:
                 progress.revision,
                 progress.compact_revision,
                 *progress.compaction_cursor,
+                *sessions,
             ),
         )
 
-    def decode_progress(self, record: bytes) -> Progress:
+    def decode_progress(self, record: bytes) -> tuple[Progress, TableSummary]:
         decoded = self.meta.decode(PROGRESS_KEY, record)
         if len(decoded.body) != _PROGRESS.size:
             raise self.meta.corruption(PROGRESS_KEY, "has a wrong length")
-        revision, compact_revision, cursor_revision, cursor_position = _PROGRESS.unpack(
-            decoded.body
+        revision, compact_revision, cursor_revision, cursor_position, *sessions = (
+            _PROGRESS.unpack(decoded.body)
         )
-        return Progress(
+        progress = Progress(
             index=LogIndex(decoded.index),
             term=Term(decoded.term),
             revision=Revision(revision),
             compact_revision=Revision(compact_revision),
             compaction_cursor=VersionId(Revision(cursor_revision), cursor_position),
+        )
+        return progress, TableSummary(*sessions)
+
+    def encode_session(self, session: Session) -> bytes:
+        parts: list[bytes] = []
+        for run in session.runs:
+            numbers = _RUN.pack(run.first, run.length, run.revision, len(run.reply))
+            parts += (numbers, run.reply)
+        return self.sessions.encode(
+            session_key(session.id),
+            record_type=RecordType.SESSION,
+            term=session.acknowledged,
+            index=session.last_index,
+            body=b"".join(parts),
+        )
+
+    def decode_session(self, stored_key: bytes, record: bytes) -> Session:
+        decoded = self.sessions.decode(stored_key, record)
+        if len(stored_key) != _SESSION_ID.size:
+            raise self.sessions.corruption(stored_key, "has a key that no session has")
+        body, at = decoded.body, 0
+        runs: list[Run] = []
+        behind = decoded.term + 1  # the least number that may come next
+        while len(body) - at >= _RUN.size:
+            first, length, revision, reply_bytes = _RUN.unpack_from(body, at)
+            at += _RUN.size + reply_bytes
+            if first < behind or not length:
+                raise self.sessions.corruption(stored_key, "has replies out of order")
+            behind = first + length
+            reply = body[at - reply_bytes : at]
+            runs.append(Run(first, length, Revision(revision), reply))
+        if at != len(body):
+            raise self.sessions.corruption(stored_key, "has a wrong length")
+        return Session.load(
+            *_SESSION_ID.unpack(stored_key),
+            last_index=LogIndex(decoded.index),
+            acknowledged=decoded.term,
+            runs=runs,
         )
 
     def decode_version_id(self, stored_key: bytes) -> VersionId:

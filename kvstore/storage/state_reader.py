@@ -6,6 +6,7 @@ The reading half of ``lmdb_state.py``, over any transaction.
 from collections.abc import Iterator
 from operator import itemgetter
 
+from kvstore.state_machine.sessions import Session, SessionTable, TableSummary
 from kvstore.state_machine.view import NO_VERSION, Head, Progress, Version, VersionId
 from kvstore.storage.environment import Environment, Transaction
 from kvstore.storage.state_format import (
@@ -14,6 +15,7 @@ from kvstore.storage.state_format import (
     LONG_KEY_PREFIX_BYTES,
     META,
     PROGRESS_KEY,
+    SESSIONS,
     VERSIONS,
     StateCodecs,
     head_key,
@@ -31,20 +33,47 @@ class StateReader:
     records on both sides of its place are whole, and in order.
     """
 
-    __slots__ = ("_codecs", "_heads", "_meta", "_versions")
+    __slots__ = ("_codecs", "_heads", "_meta", "_sessions", "_versions")
 
     def __init__(self, environment: Environment, codecs: StateCodecs) -> None:
         self._codecs = codecs
         self._heads = environment.database(HEADS)
         self._meta = environment.database(META)
+        self._sessions = environment.database(SESSIONS)
         self._versions = environment.database(VERSIONS)
 
     def progress(self, txn: Transaction) -> Progress:
+        return self._progress(txn)[0]
+
+    def _progress(self, txn: Transaction) -> tuple[Progress, TableSummary]:
         record = txn.get(PROGRESS_KEY, db=self._meta)
         if record is None:
             # Every state was created with one.
             raise self._codecs.meta.corruption(PROGRESS_KEY, "is missing")
         return self._codecs.decode_progress(record)
+
+    def sessions(self, txn: Transaction) -> SessionTable:
+        """All of them, as of the progress. O(kept replies).
+
+        Raises:
+            CorruptionError: one is damaged, or they are not those that the progress
+                was written with. Definite.
+        """
+        expected = self._progress(txn)[1]
+        table = SessionTable.load(expected.last_id, self._each_session(txn))
+        if table.summary != expected:
+            raise self._codecs.meta.corruption(
+                PROGRESS_KEY,
+                "and the sessions are of different commits",
+                expected=tuple(expected),
+                actual=tuple(table.summary),
+            )
+        return table
+
+    def _each_session(self, txn: Transaction) -> Iterator[Session]:
+        with txn.cursor(db=self._sessions) as cursor:
+            for stored_key, record in cursor:
+                yield self._codecs.decode_session(stored_key, record)
 
     def head(self, txn: Transaction, key: bytes) -> Head | None:
         stored_key = head_key(key)

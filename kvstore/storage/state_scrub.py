@@ -5,6 +5,7 @@ versions are written together into different trees, so that a page of either tha
 back to an older state shows: a key's head names a version that exists and says the same
 of it, no version of a key is newer than its head, what a version follows is there until
 compaction takes it, and the newest version is of the revision that the progress has.
+The progress also says how many sessions there are, and sums up when they were active.
 
 What cannot show is that a whole transaction was lost, all its pages and LMDB's meta
 page. Then the progress is an older one too, and the log is replayed from there.
@@ -18,6 +19,7 @@ from kvstore.storage.state_format import (
     HEADS,
     META,
     PROGRESS_KEY,
+    SESSIONS,
     VERSIONS,
     StateCodecs,
     head_key,
@@ -35,6 +37,7 @@ def scrub_databases(
         ScrubDatabase(name=VERSIONS, check=checks.version),
         ScrubDatabase(name=HEADS, check=checks.head),
         ScrubDatabase(name=META, check=checks.meta),
+        ScrubDatabase(name=SESSIONS, check=checks.session),
     )
 
 
@@ -107,10 +110,14 @@ class _StateChecks:
         self._codecs.meta.body(key, value)
         if key == PROGRESS_KEY:
             try:
-                self._reader.check_newest(txn, self._codecs.decode_progress(value))
+                self._reader.check_newest(txn, self._codecs.decode_progress(value)[0])
+                self._reader.sessions(txn)
             except CorruptionError as error:
                 if error.database == META:
                     raise
+
+    def session(self, _txn: Transaction, key: bytes, value: bytes) -> None:
+        self._codecs.decode_session(key, value)
 
     def _head_or_none(self, stored_key: bytes, record: bytes) -> Head | None:
         try:

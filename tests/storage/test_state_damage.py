@@ -499,7 +499,7 @@ def test_a_newer_format_is_told_from_damage(
         )
         codecs = StateCodecs.of(damaged.identity)
         newer_head = codecs.encode_head(b"c", b"c", head)
-        newer_progress = codecs.encode_progress(state.progress)
+        newer_progress = codecs.encode_progress(state.progress, state.sessions.summary)
     change(state, head_of(b"c"), newer_head)
     with pytest.raises(NewerFormat, match="has format 2"):
         read_range_at_once(state, Range(key=b"c"))
