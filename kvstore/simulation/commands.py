@@ -146,6 +146,20 @@ def _campaign(stage: Stage, arguments: Arguments) -> None:
     stage.cluster.input(stage.running(arguments), RaftNode.campaign)
 
 
+def _elect(stage: Stage, arguments: Arguments) -> None:
+    """Campaign, win, and tell everybody what that commits."""
+    cluster, host = stage.cluster, stage.running(arguments)
+    raft = host.raft
+    assert raft is not None
+    cluster.is_terse = True
+    cluster.input(host, RaftNode.campaign)
+    cluster.stabilize(cluster.hosts)
+    if not raft.is_leader:
+        raise Mistake(f"expected node {host.node_id} to win, it is {raft.role.value}")
+    cluster.tick(host)
+    cluster.stabilize(cluster.hosts)
+
+
 def _resign(stage: Stage, arguments: Arguments) -> None:
     stage.cluster.input(stage.running(arguments), RaftNode.resign)
 
@@ -451,6 +465,7 @@ def _assert_safe(stage: Stage, arguments: Arguments) -> None:
 COMMANDS: Mapping[str, Callable[[Stage, Arguments], None]] = {
     "nodes": _nodes,
     "campaign": _campaign,
+    "elect": _elect,
     "resign": _resign,
     "propose": _propose,
     "conf": _conf,
