@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kvstore.client.asynchronous import AsyncClient as AsyncClient
     from kvstore.client.blocking import Client as Client
+    from kvstore.client.consistency import Consistency as Consistency
     from kvstore.client.results import CompactResult as CompactResult
     from kvstore.client.results import DeleteResult as DeleteResult
     from kvstore.client.results import KeyValue as KeyValue
@@ -61,6 +62,7 @@ _HOMES = {
     "CompactResult": "kvstore.client.results",
     "Compare": "kvstore.client.transactions",
     "Config": "kvstore.config",
+    "Consistency": "kvstore.client.consistency",
     "DeleteResult": "kvstore.client.results",
     "KeyValue": "kvstore.client.results",
     "MemberAddress": "kvstore.client.results",
@@ -90,6 +92,7 @@ __all__ = [
     "Compare",
     "Config",
     "ConfigError",
+    "Consistency",
     "CorruptionError",
     "DamagedDirectory",
     "DamagedSnapshot",

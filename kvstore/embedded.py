@@ -7,7 +7,7 @@ even after its parent closed the store. Start such processes before opening, or 
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from os import PathLike
@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from kvstore.client.asynchronous import TIMEOUT_S, AsyncClient
 from kvstore.client.blocking import Client
+from kvstore.client.pipeline import SESSIONS
 from kvstore.client.transport import Done
 from kvstore.config import Config
 from kvstore.errors import (
@@ -61,6 +62,15 @@ class NodeTransport:
     @property
     def requests_open(self) -> int:
         return len(self._in_flight)
+
+    @property
+    def cluster_id(self) -> bytes:
+        return b""  # it is always the same node
+
+    @property
+    def endpoints(self) -> Sequence[str]:
+        networked = self._node.config.network and self._node.started
+        return [self._node.address] if networked else []
 
     @property
     def trouble(self) -> str:
@@ -136,7 +146,9 @@ def _caused(error: _E, cause: BaseException | None) -> _E:
     return error
 
 
-def client_of(node: Node, *, timeout_s: float = TIMEOUT_S) -> AsyncClient:
+def client_of(
+    node: Node, *, timeout_s: float = TIMEOUT_S, sessions: bool = SESSIONS
+) -> AsyncClient:
     """Operations on a node of this process, without a connection.
 
     ::
@@ -149,7 +161,8 @@ def client_of(node: Node, *, timeout_s: float = TIMEOUT_S) -> AsyncClient:
     Until it is entered they wait; when it stops, they fail at once with ``Closed``.
     Closing the client leaves the node alone.
     """
-    return AsyncClient(transport=NodeTransport(node), timeout_s=timeout_s)
+    transport = NodeTransport(node)
+    return AsyncClient(transport=transport, timeout_s=timeout_s, sessions=sessions)
 
 
 @asynccontextmanager
@@ -177,7 +190,9 @@ async def open_async(
     await asyncio.to_thread(found_alone, config.data_dir)
     async with (
         Node(config) as node,
-        client_of(node, timeout_s=timeout_s) as client,
+        # Alone there is no other leader to lose a write to, and if this node fails, no
+        # other to ask: a session would only cost its entries.
+        client_of(node, timeout_s=timeout_s, sessions=False) as client,
     ):
         yield client
 

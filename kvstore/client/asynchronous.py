@@ -5,8 +5,9 @@ from types import TracebackType
 from typing import Self
 
 from kvstore.client.cluster import ClusterTransport
+from kvstore.client.consistency import Consistency, ReadLevel, read_level
 from kvstore.client.keys import Text, bounds, span, to_bytes
-from kvstore.client.pipeline import Pipeline
+from kvstore.client.pipeline import SESSIONS, Pipeline
 from kvstore.client.results import (
     CompactResult,
     DeleteResult,
@@ -32,7 +33,7 @@ from kvstore.client.transactions import (
     txn_to_pb,
 )
 from kvstore.client.transport import Transport
-from kvstore.errors import ConfigError
+from kvstore.errors import ConfigError, InvalidRequest
 from kvstore.pb import kv_pb2
 
 TIMEOUT_S = 10.0
@@ -48,9 +49,16 @@ class AsyncClient:
 
     Every operation raises
 
-    - :class:`~kvstore.errors.OutcomeUnknown` if a write may have been applied. The
-      client never repeats such a write: read before you write again;
+    - :class:`~kvstore.errors.OutcomeUnknown` if a write may have been applied, and
+      nobody could tell until its deadline: read before you write again;
     - another :class:`~kvstore.errors.KVStoreError` if it was certainly not applied.
+
+    A write is carried out once, however often it has to be sent: the client numbers its
+    writes in a session, which it opens with the first one. ``sessions=False`` saves
+    that; then a write is never sent again after a lost answer, and its outcome unknown.
+
+    Reads are confirmed as ``consistency`` says (with ``staleness_ms`` at ``BOUNDED``),
+    unless they say so themselves.
 
     ``timeout_s`` bounds one operation with everything in it: connecting, waiting for a
     leader, trying again. Cancelling a task that waits for a write does not take the
@@ -65,13 +73,21 @@ class AsyncClient:
         endpoints: str | Sequence[str] = (),
         *,
         timeout_s: float = TIMEOUT_S,
+        sessions: bool = SESSIONS,
+        consistency: Consistency = Consistency.LINEARIZABLE,
+        staleness_ms: int | None = None,
         transport: Transport | None = None,
     ) -> None:
         if transport is None:
             transport = ClusterTransport(endpoints)
         elif endpoints:
             raise ConfigError("give endpoints, or a transport, not both")
-        self._pipeline = Pipeline(transport, timeout_s=timeout_s)
+        try:
+            self._level = read_level(consistency, staleness_ms)
+        except InvalidRequest as error:
+            raise ConfigError(str(error)) from error
+        self._transport = transport
+        self._pipeline = Pipeline(transport, timeout_s=timeout_s, sessions=sessions)
 
     async def __aenter__(self) -> Self:
         return self
@@ -104,19 +120,27 @@ class AsyncClient:
         if prev_kv:
             put.prev_kv = True
         encoded = batch.SerializeToString()
-        result, header = await self._pipeline.submit(
-            encoded, is_read=False, timeout_s=timeout_s
-        )
+        result, header = await self._pipeline.submit(encoded, timeout_s=timeout_s)
         if prev_kv:
             return put_from_pb(result.put, header)
         return PutResult(revision=result.put.revision, previous=None, header=header)
 
     async def get(
-        self, key: Text, *, revision: int = 0, timeout_s: float | None = None
+        self,
+        key: Text,
+        *,
+        revision: int = 0,
+        consistency: Consistency | None = None,
+        staleness_ms: int | None = None,
+        timeout_s: float | None = None,
     ) -> KeyValue | None:
-        """The pair at a key, or None: linearizably, or as of ``revision``."""
+        """The pair at a key, or None: the newest, or as of ``revision``.
+
+        For a read's header, which says what it is worth, see :meth:`range`.
+        """
+        level = read_level(consistency, staleness_ms, self._level)
         request = kv_pb2.Range(key=to_bytes(key), revision=revision)
-        result, _ = await self._pipeline.read(request, timeout_s)
+        result, _ = await self._pipeline.read(request, timeout_s, level=level)
         pairs = result.range.kvs
         return pair_from_pb(pairs[0]) if pairs else None
 
@@ -133,6 +157,8 @@ class AsyncClient:
         without_count: bool = False,
         sort_by: SortBy = "key",
         descending: bool = False,
+        consistency: Consistency | None = None,
+        staleness_ms: int | None = None,
         timeout_s: float | None = None,
     ) -> RangeResult:
         """Pairs with ``start <= key < end``, or with a prefix, in one answer.
@@ -141,7 +167,9 @@ class AsyncClient:
         everything. An answer is bounded in bytes by the node, and by ``limit`` (0 is no
         limit); ``more`` says if there are further pairs: :meth:`scan` reads them all.
         To count is to look at every key of the range: ``without_count`` saves that.
+        The result's ``header`` says how the read was confirmed.
         """
+        level = read_level(consistency, staleness_ms, self._level)
         request = range_to_pb(
             span(start, end, prefix),
             limit=limit,
@@ -152,7 +180,7 @@ class AsyncClient:
             sort_by=sort_by,
             descending=descending,
         )
-        result, header = await self._pipeline.read(request, timeout_s)
+        result, header = await self._pipeline.read(request, timeout_s, level=level)
         return range_from_pb(result.range, header)
 
     async def scan(
@@ -165,6 +193,8 @@ class AsyncClient:
         keys_only: bool = False,
         descending: bool = False,
         page_pairs_max: int = SCAN_PAGE_PAIRS_MAX,
+        consistency: Consistency | None = None,
+        staleness_ms: int | None = None,
         timeout_s: float | None = None,
     ) -> AsyncIterator[KeyValue]:
         """Iterate over every pair of a range in key order, all of one revision.
@@ -174,7 +204,13 @@ class AsyncClient:
         ``Compacted`` if history is compacted past the revision under way.
         """
         start, end = bounds(start, end, prefix)
-        scan = Scan(start=start, end=end, revision=revision, descending=descending)
+        scan = Scan(
+            start=start,
+            end=end,
+            revision=revision,
+            descending=descending,
+            level=read_level(consistency, staleness_ms, self._level),
+        )
         while scan.more:
             page = await self.range(
                 scan.start,
@@ -184,12 +220,20 @@ class AsyncClient:
                 keys_only=keys_only,
                 without_count=True,
                 descending=descending,
+                consistency=scan.level.consistency,
+                staleness_ms=scan.level.staleness_ms or None,
                 timeout_s=timeout_s,
             )
             last = page.items[-1].key if page.items else None
             scan.advance(last=last, more=page.more, revision=page.revision)
             for pair in page:
                 yield pair
+
+    async def _level_of(
+        self, consistency: Consistency | None, staleness_ms: int | None
+    ) -> ReadLevel:
+        """What a read asks for, with this client's defaults. For the blocking face."""
+        return read_level(consistency, staleness_ms, self._level)
 
     async def delete(
         self, key: Text, *, prev_kv: bool = False, timeout_s: float | None = None

@@ -7,8 +7,10 @@ from types import TracebackType
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
 from kvstore.client.asynchronous import TIMEOUT_S, AsyncClient
+from kvstore.client.consistency import Consistency
 from kvstore.client.keys import Text, bounds
 from kvstore.client.loop_thread import LoopThread
+from kvstore.client.pipeline import SESSIONS
 from kvstore.client.results import KeyValue
 from kvstore.client.scan import SCAN_PAGE_PAIRS_MAX, Scan
 
@@ -43,9 +45,21 @@ class Client:
     """
 
     def __init__(
-        self, endpoints: str | Sequence[str], *, timeout_s: float = TIMEOUT_S
+        self,
+        endpoints: str | Sequence[str],
+        *,
+        timeout_s: float = TIMEOUT_S,
+        sessions: bool = SESSIONS,
+        consistency: Consistency = Consistency.LINEARIZABLE,
+        staleness_ms: int | None = None,
     ) -> None:
-        client = AsyncClient(endpoints, timeout_s=timeout_s)
+        client = AsyncClient(
+            endpoints,
+            timeout_s=timeout_s,
+            sessions=sessions,
+            consistency=consistency,
+            staleness_ms=staleness_ms,
+        )
         self._thread = LoopThread(lambda: client)
 
     @classmethod
@@ -85,6 +99,7 @@ class Client:
     txn = _blocking(AsyncClient.txn)
     compact = _blocking(AsyncClient.compact)
     status = _blocking(AsyncClient.status)
+    _level_of = _blocking(AsyncClient._level_of)  # noqa: SLF001 - the other face
 
     def scan(
         self,
@@ -96,6 +111,8 @@ class Client:
         keys_only: bool = False,
         descending: bool = False,
         page_pairs_max: int = SCAN_PAGE_PAIRS_MAX,
+        consistency: Consistency | None = None,
+        staleness_ms: int | None = None,
         timeout_s: float | None = None,
     ) -> Iterator[KeyValue]:
         """Iterate over every pair of a range in key order, all of one revision.
@@ -105,7 +122,13 @@ class Client:
         ``Compacted`` if history is compacted past the revision under way.
         """
         start, end = bounds(start, end, prefix)
-        scan = Scan(start=start, end=end, revision=revision, descending=descending)
+        scan = Scan(
+            start=start,
+            end=end,
+            revision=revision,
+            descending=descending,
+            level=self._level_of(consistency, staleness_ms),
+        )
         while scan.more:
             page = self.range(
                 scan.start,
@@ -115,6 +138,8 @@ class Client:
                 keys_only=keys_only,
                 without_count=True,
                 descending=descending,
+                consistency=scan.level.consistency,
+                staleness_ms=scan.level.staleness_ms or None,
                 timeout_s=timeout_s,
             )
             last = page.items[-1].key if page.items else None

@@ -56,6 +56,16 @@ class ClusterTransport:
         return self._stream.requests_open if self._stream is not None else 0
 
     @property
+    def cluster_id(self) -> bytes:
+        return self._stream.cluster_id if self._stream is not None else b""
+
+    @property
+    def endpoints(self) -> Sequence[str]:
+        # The one in use first: it is known to answer.
+        used = [self._stream.endpoint] if self._stream is not None else []
+        return list(dict.fromkeys([*used, *self._endpoints]))
+
+    @property
     def trouble(self) -> str:
         if not self._failures:
             return "no connection yet"

@@ -8,23 +8,27 @@ import asyncio
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from kvstore.client.results import ResponseHeader, header_from_pb
+from kvstore.client.answering import ON_ITS_WAY_S_MAX, Answering
+from kvstore.client.consistency import (
+    LINEARIZABLE,
+    Consistency,
+    ReadLevel,
+    options_to_pb,
+)
+from kvstore.client.outbox import Answer, Outbox, Pending, numbered, take
+from kvstore.client.session import Sessions
 from kvstore.client.transport import Transport
 from kvstore.errors import (
-    Busy,
     Closed,
     ConfigError,
-    CorruptionError,
     DeadlineExceeded,
     InvalidRequest,
     KVStoreError,
-    OutcomeUnknown,
+    SessionExpired,
     Unavailable,
 )
 from kvstore.pb import cluster_pb2, kv_pb2
-from kvstore.rpc.errors import clone, error_from_pb
 
 BACKOFF_S_MIN = 0.01
 BACKOFF_S_MAX = 0.5
@@ -35,6 +39,8 @@ OPEN_MAX = 65_536
 """Operations of one client not answered yet; past it callers wait to submit."""
 OPEN_BYTES_MAX = 64 << 20
 """Bytes of the same."""
+SESSIONS = False
+"""Whether writes are numbered unless a client is told otherwise."""
 REQUESTS_OPEN_MAX = 256
 """Requests of one connection not answered yet; past it operations wait, and share the
 next request. Far below what a node takes by default (``stream_requests_max``): a node
@@ -42,52 +48,48 @@ that stops reading cannot answer pings either, and would pass for dead."""
 _CLOCK_TICK_S = 0.001
 _TIMEOUT_S_MAX = 1e6
 """What a node is told of a longer patience: its own limit is below that anyway."""
-_ON_ITS_WAY_S_MAX = 0.1
-"""A node gives up this long before its client, for its answer to come in time."""
 _NO_ROOM = "too much is in flight"
 _CLOSED_BEFORE = "it was closed before the call; nothing was sent"
 _CLOSED_MEANWHILE = "it was closed during the call; nothing was applied"
-
-Answer = tuple[kv_pb2.Result, ResponseHeader]
-
-
-@dataclass(slots=True, eq=False)
-class Pending:
-    """One caller's operation. It belongs to the client, never to the caller's task."""
-
-    encoded: bytes
-    """A ``CommandBatch`` or ``RangeBatch`` of one: encoded batches concatenate."""
-    is_read: bool
-    waiting: asyncio.Future[Answer]
-    deadline: float
-    left: bool = False
-    """It may have reached a node."""
-    attempts: int = 0
-    cause: str = ""
-    """Why the last attempt failed."""
-    alone: bool = False
-    """A request of its own, so that it fails or succeeds by itself."""
 
 
 class Pipeline:
     """Carries encoded operations over a transport, each to its own answer.
 
-    ``timeout_s`` is how long an operation may take that does not say so itself.
+    ``timeout_s`` is how long an operation may take that does not say so itself. With
+    ``sessions`` a write is sent again after an unknown outcome, too, until its
+    deadline: its number in the client's session makes that safe.
 
     Raises:
         ConfigError: ``timeout_s`` is not above 0.
     """
 
-    def __init__(self, transport: Transport, *, timeout_s: float) -> None:
+    def __init__(
+        self, transport: Transport, *, timeout_s: float, sessions: bool = SESSIONS
+    ) -> None:
         if not timeout_s > 0:
             raise ConfigError(f"timeout_s is {timeout_s}; it must be above 0")
         self._transport = transport
         self._timeout_s = timeout_s
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._writes: list[Pending] = []
-        self._reads: list[Pending] = []
+        self._sessions: Sessions | None = None
+        if sessions:
+            self._sessions = Sessions(
+                transport,
+                flush=self._flush_soon,
+                fail=self._fail_writes,
+                backoff_s=self._backoff_s,
+            )
+        self._answering = Answering(
+            transport,
+            self._sessions,
+            repeat=self._repeat,
+            backoff_s=self._backoff_s,
+        )
+        self._outbox = Outbox()
         self._flush_due = False
-        self._reads_first = False
+        self._stalled = False
+        """Writes wait for numbers."""
         self._open: set[Pending] = set()
         self._open_bytes = 0
         self._room = asyncio.Event()
@@ -102,19 +104,32 @@ class Pipeline:
     ) -> Answer:
         """Carry out one command. Raises as :meth:`submit`."""
         encoded = kv_pb2.CommandBatch(commands=[command]).SerializeToString()
-        return await self.submit(encoded, is_read=False, timeout_s=timeout_s)
+        return await self.submit(encoded, timeout_s=timeout_s)
 
     async def read(
-        self, request: kv_pb2.Range, timeout_s: float | None = None
+        self,
+        request: kv_pb2.Range,
+        timeout_s: float | None = None,
+        *,
+        level: ReadLevel = LINEARIZABLE,
     ) -> Answer:
-        """Serve one range. Raises as :meth:`submit`."""
+        """Serve one range. Raises as :meth:`submit`.
+
+        ``EpochChanged`` at ``SESSION``: once after the store was restored.
+        """
+        if level.consistency is Consistency.SESSION:
+            self._answering.seen.raise_change()
         encoded = kv_pb2.RangeBatch(ranges=[request]).SerializeToString()
-        return await self.submit(encoded, is_read=True, timeout_s=timeout_s)
+        return await self.submit(encoded, timeout_s=timeout_s, level=level)
 
     async def submit(
-        self, encoded: bytes, *, is_read: bool, timeout_s: float | None
+        self,
+        encoded: bytes,
+        *,
+        timeout_s: float | None,
+        level: ReadLevel | None = None,
     ) -> Answer:
-        """Carry out an encoded ``CommandBatch`` or ``RangeBatch`` of one.
+        """Carry out an encoded ``CommandBatch`` of one, or ``RangeBatch`` at a level.
 
         Raises:
             OutcomeUnknown: the write may have been applied.
@@ -129,13 +144,13 @@ class Pipeline:
             await self._wait_for_room(deadline)
         if self._closed:
             raise Closed(_CLOSED_BEFORE)
-        pending = Pending(encoded, is_read, loop.create_future(), deadline)
+        pending = Pending(encoded, level, loop.create_future(), deadline)
         self._open.add(pending)
         self._open_bytes += len(encoded)
         # One timer, at the earliest deadline: one for each operation costs too much.
         if deadline < self._sweep_due:
             self._sweep_at(deadline)
-        (self._reads if is_read else self._writes).append(pending)
+        self._outbox.add(pending)
         if not self._flush_due:
             self._flush_due = True
             loop.call_soon(self._flush)
@@ -145,6 +160,10 @@ class Pipeline:
             self._open.discard(pending)
             self._open_bytes -= len(encoded)
             self._room.set()
+            if pending.session is not None:
+                pending.session.answered(pending.number)
+                if self._stalled:
+                    self._flush_soon()
 
     async def status(
         self, endpoint: str | None, timeout_s: float | None
@@ -162,13 +181,17 @@ class Pipeline:
     async def close(self) -> None:
         """Answer everybody, and close the transport. Repeatable."""
         self._closed = True
+        self._answering.close()
         if (connecting := self._connecting) is not None:
             connecting.cancel()
             await asyncio.gather(connecting, return_exceptions=True)
+        if self._sessions is not None:
+            # Also makes sure that nothing which is still on its way is applied later.
+            await self._sessions.close()
         await self._transport.close()
         # Who has left was answered by the transport: the rest waits for another try.
         for pending in self._open:
-            self._settle_error(pending, Closed(_CLOSED_MEANWHILE))
+            self._answering.settle_error(pending, Closed(_CLOSED_MEANWHILE))
         if self._sweep is not None:
             self._sweep.cancel()
         self._room.set()
@@ -218,11 +241,14 @@ class Pipeline:
     def _give_up(self, pending: Pending) -> None:
         if pending.waiting.done():
             return
-        if pending.left and not pending.is_read:
+        if (pending.left or pending.in_doubt) and not pending.is_read:
             message = "no answer in time; the write may have been applied"
             pending.waiting.set_exception(DeadlineExceeded(message))
             return
-        cause = "no answer" if pending.left else pending.cause or _NO_ROOM
+        cause = "no answer" if pending.left else pending.cause
+        if not cause and self._sessions is not None and not pending.is_read:
+            cause = self._sessions.trouble
+        cause = cause or _NO_ROOM
         if not self._transport.ready:
             cause = self._transport.trouble
         message = f"not done in time, and not applied: {cause}"
@@ -238,50 +264,114 @@ class Pipeline:
     def _flush(self) -> None:
         """Everything ready in this turn of the loop leaves together, given room."""
         self._flush_due = False
+        self._stalled = False
         if self._closed:
             return
-        if not self._transport.ready:
+        transport, outbox = self._transport, self._outbox
+        if not transport.ready:
             if self._connecting is None:
                 self._connecting = asyncio.create_task(self._connect())
             return
-        if self._reads_first:
-            self._send_all(self._reads)
-            self._send_all(self._writes)
-        else:
-            self._send_all(self._writes)
-            self._send_all(self._reads)
-        # Where each answer makes room for one request, neither kind starves the other.
-        self._reads_first = bool(self._reads) and not self._reads_first
-        if len(self._writes) + len(self._reads) > 2 * len(self._open):
-            self._has_waiting()  # most have given up: they must not pile up here
+        if transport.requests_open < REQUESTS_OPEN_MAX:
+            for queue in outbox.turns():
+                if queue[0].is_read:
+                    self._send_reads(queue)
+                elif queue[0].number:
+                    self._send_repeats(queue)
+                else:
+                    self._send_writes(queue)
+        if len(outbox) > 2 * len(self._open):
+            outbox.forget_done()  # most have given up: they must not pile up here
 
-    def _send_all(self, waiting: list[Pending]) -> None:
-        transport = self._transport
-        while waiting and transport.requests_open < REQUESTS_OPEN_MAX:
-            group, size = _group(waiting)
-            del waiting[:size]
+    def _take(self, queue: list[Pending], commands_max: int) -> list[Pending]:
+        """A request's worth of a queue; empty if there is none, or no room for it."""
+        if self._transport.requests_open >= REQUESTS_OPEN_MAX:
+            return []
+        return take(queue, commands_max=commands_max, bytes_max=REQUEST_BYTES_MAX)
+
+    def _send_reads(self, queue: list[Pending]) -> None:
+        while group := self._take(queue, REQUEST_COMMANDS_MAX):
+            level = group[0].level
+            assert level is not None
+            request = kv_pb2.OperateRequest()
+            request.reads.MergeFromString(_joined(group))
+            if level != LINEARIZABLE:
+                options = options_to_pb(level, self._answering.seen)
+                request.reads.options.CopyFrom(options)
+            self._send(group, request)
+
+    def _send_writes(self, queue: list[Pending]) -> None:
+        """Those that have no number yet. With sessions they get one."""
+        if self._sessions is None:
+            while group := self._take(queue, REQUEST_COMMANDS_MAX):
+                self._send(group, kv_pb2.OperateRequest(writes=_joined(group)))
+            return
+        now = asyncio.get_running_loop().time()
+        session = self._sessions.usable(now)
+        if session is None:
+            self._outbox.forget_done()
+            if queue:
+                patience_s = max([pending.deadline for pending in queue]) - now
+                self._sessions.open(patience_s)
+            return
+        while queue:
+            commands_max = min(REQUEST_COMMANDS_MAX, session.room)
+            if commands_max < 1:
+                self._stalled = True
+                return
+            if not (group := self._take(queue, commands_max)):
+                return
+            first = session.take(len(group))
+            for number, pending in enumerate(group, first):
+                pending.session, pending.number = session, number
+            writes = session.header(first, len(group)) + _joined(group)
+            self._send(group, kv_pb2.OperateRequest(writes=writes), headers=(0,))
+
+    def _send_repeats(self, queue: list[Pending]) -> None:
+        """Those that have a number from an earlier attempt."""
+        assert self._sessions is not None
+        while taken := self._take(queue, REQUEST_COMMANDS_MAX):
+            group = []
+            for pending in taken:
+                if self._sessions.is_reached(pending.session):
+                    group.append(pending)
+                else:
+                    # By chance it could have a session of the same number.
+                    error = SessionExpired("another cluster answers at the endpoint")
+                    self._answering.settle_error(pending, error)
             if group:
-                self._send(group)
+                writes, headers = numbered(group)
+                request = kv_pb2.OperateRequest(writes=writes)
+                self._send(group, request, headers=headers)
 
-    def _send(self, group: list[Pending]) -> None:
-        batch = b"".join([pending.encoded for pending in group])
-        request = kv_pb2.OperateRequest()
-        if group[0].is_read:
-            request.reads.MergeFromString(batch)
-        else:
-            request.writes = batch
+    def _send(
+        self,
+        group: list[Pending],
+        request: kv_pb2.OperateRequest,
+        *,
+        headers: Sequence[int] = (),
+    ) -> None:
+        """``headers`` says which commands of the request are none of the group's."""
         for pending in group:
             pending.left = True
         # The longest: a node that gives up early would fail those who still wait.
         deadline = max([pending.deadline for pending in group])
-        remaining_s = deadline - asyncio.get_running_loop().time()
-        remaining_s = min(remaining_s, _TIMEOUT_S_MAX)
+        now = asyncio.get_running_loop().time()
+        remaining_s = min(deadline - now, _TIMEOUT_S_MAX)
         # A little less: its "not applied" is worth more than our "nobody knows".
-        node_s = remaining_s - min(_ON_ITS_WAY_S_MAX, remaining_s / 10)
+        node_s = remaining_s - min(ON_ITS_WAY_S_MAX, remaining_s / 10)
         request.timeout_ms = max(1, int(node_s * 1_000))
-        self._transport.send(
-            request, lambda response, error: self._settle(group, response, error)
-        )
+
+        def done(
+            response: kv_pb2.OperateResponse | None, error: KVStoreError | None
+        ) -> bool:
+            if response is not None and (session := group[0].session) is not None:
+                session.active_s = max(session.active_s, now)
+            if self._outbox:
+                self._flush_soon()  # they wait for the room that this one took
+            return self._answering.settle(group, headers, response, error)
+
+        self._transport.send(request, done)
 
     async def _connect(self) -> None:
         """Until the transport is ready, or nobody waits for it any more."""
@@ -295,10 +385,8 @@ class Pipeline:
                 except Unavailable:
                     pass  # the transport remembers why
                 except KVStoreError as error:
-                    waiting = self._writes + self._reads
-                    self._writes, self._reads = [], []
-                    for pending in waiting:
-                        self._settle_error(pending, error)
+                    for pending in self._outbox.take_all():
+                        self._answering.settle_error(pending, error)
                     return
                 attempts += 1
                 await asyncio.sleep(self._backoff_s(attempts))
@@ -307,107 +395,30 @@ class Pipeline:
 
     def _has_waiting(self) -> bool:
         """Whether a caller has not given up yet. Forgets those that have."""
-        self._writes = [it for it in self._writes if not it.waiting.done()]
-        self._reads = [it for it in self._reads if not it.waiting.done()]
-        return bool(self._writes or self._reads)
+        self._outbox.forget_done()
+        return bool(self._outbox)
+
+    def _fail_writes(self, error: KVStoreError) -> None:
+        """There will be no session for those that wait for one."""
+        waiting, self._outbox.writes = self._outbox.writes, []
+        for pending in waiting:
+            self._answering.settle_error(pending, error)
 
     def _backoff_s(self, attempts: int) -> float:
         ceiling = min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2.0 ** min(attempts, 16))
         return self._jitter.uniform(0, ceiling)
 
-    # ---------------------------------------------------------------- answering
-
-    def _settle(
-        self,
-        group: list[Pending],
-        response: kv_pb2.OperateResponse | None,
-        error: KVStoreError | None,
-    ) -> bool:
-        """Answer a group. Returns whether another node should be asked from now on."""
-        if self._writes or self._reads:
-            self._flush_soon()  # they wait for the room that this one took
-        if response is not None and response.HasField("error"):
-            error = error_from_pb(response.error)
-        if response is not None and error is None:
-            results = response.results.results
-            if len(results) == len(group):
-                header = header_from_pb(response.header)
-                return self._settle_results(group, results, header)
-            error = OutcomeUnknown(f"{len(results)} results to {len(group)} operations")
-        assert error is not None
-        if isinstance(error, InvalidRequest) and len(group) > 1:
-            self._part(group, error)
-            return False
-        for pending in group:
-            self._settle_error(pending, error)
-        return _is_better_elsewhere(error)
-
-    def _settle_results(
-        self,
-        group: list[Pending],
-        results: Sequence[kv_pb2.Result],
-        header: ResponseHeader,
-    ) -> bool:
-        elsewhere = False
-        for pending, result in zip(group, results, strict=True):
-            if result.HasField("error"):
-                error = error_from_pb(result.error)
-                elsewhere = elsewhere or _is_better_elsewhere(error)
-                self._settle_error(pending, error)
-            elif not pending.waiting.done():
-                pending.waiting.set_result((result, header))
-        return elsewhere
-
-    def _part(self, group: list[Pending], error: InvalidRequest) -> None:
-        """One operation made the node refuse all: the others go again at once.
-
-        Safe, because the refusal is definite. If it does not say which one is at fault,
-        each goes alone.
-        """
-        index = error.command_index
-        named = index is not None and index < len(group)
-        for place, pending in enumerate(group):
-            if named and place == index:
-                self._settle_error(pending, error)
-                continue
-            pending.alone = not named
-            pending.left = False
+    def _repeat(self, pending: Pending, pause_s: float) -> None:
+        if pause_s:
+            loop = asyncio.get_running_loop()
+            loop.call_later(pause_s, self._requeue, pending)
+        else:
             self._requeue(pending)
 
-    def _settle_error(self, pending: Pending, error: KVStoreError) -> None:
-        if pending.waiting.done():
-            return
-        if not self._may_repeat(pending, error):
-            copy = clone(error)
-            copy.__cause__ = error.__cause__
-            pending.waiting.set_exception(copy)
-            return
-        if self._closed:
-            pending.waiting.set_exception(Closed(_CLOSED_MEANWHILE))
-            return
-        pending.cause = str(error)
-        pending.left = False
-        pending.attempts += 1
-        pause_s = self._backoff_s(pending.attempts)
-        asyncio.get_running_loop().call_later(pause_s, self._requeue, pending)
-
-    def _may_repeat(self, pending: Pending, error: KVStoreError) -> bool:
-        """Whether sending again is safe and can help."""
-        if isinstance(error, Closed | CorruptionError) and not self._transport.recovers:
-            return False
-        if isinstance(error, Closed):
-            return True  # the node closed before the request: another may take it
-        if pending.is_read:
-            return error.retryable or not error.definite
-        # Never again what may have been applied; and damage does not mend by writing.
-        mends = not isinstance(error, CorruptionError)
-        return error.definite and error.retryable and mends
-
     def _requeue(self, pending: Pending) -> None:
-        if pending.waiting.done():
-            return
-        (self._reads if pending.is_read else self._writes).append(pending)
-        self._flush_soon()
+        if not pending.waiting.done():
+            self._outbox.add(pending)
+            self._flush_soon()
 
 
 def _checked(timeout_s: float) -> float:
@@ -416,28 +427,5 @@ def _checked(timeout_s: float) -> float:
     return timeout_s
 
 
-def _is_better_elsewhere(error: KVStoreError) -> bool:
-    """Whether another node may do better than the one that said this."""
-    if isinstance(error, Busy):
-        return False
-    return isinstance(error, Unavailable | CorruptionError | Closed)
-
-
-def _group(waiting: list[Pending]) -> tuple[list[Pending], int]:
-    """A request's worth of operations, in order, and from how many it was picked."""
-    group: list[Pending] = []
-    size = 0
-    for place, pending in enumerate(waiting):
-        if pending.waiting.done():
-            continue
-        size += len(pending.encoded)
-        if group and (
-            size > REQUEST_BYTES_MAX
-            or len(group) >= REQUEST_COMMANDS_MAX
-            or pending.alone
-        ):
-            return group, place
-        group.append(pending)
-        if pending.alone:
-            return group, place + 1
-    return group, len(waiting)
+def _joined(group: list[Pending]) -> bytes:
+    return b"".join([pending.encoded for pending in group])

@@ -8,6 +8,7 @@ are equal.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from kvstore.client.consistency import Consistency, consistency_from_pb
 from kvstore.pb import cluster_pb2, kv_pb2
 
 
@@ -22,6 +23,14 @@ class ResponseHeader:
     """Raft term of that node."""
     revision: int
     """Revision of the store when the answer was made."""
+    epoch: int = 0
+    """Raised when the store is restored from a backup: revisions of two epochs do not
+    compare. 0: the node did not say."""
+    consistency: Consistency = Consistency.LINEARIZABLE
+    """How a read was really confirmed; perhaps more strongly than was asked for."""
+    staleness_ms: int | None = None
+    """Of a weaker read: every write acknowledged longer ago than this is in the answer.
+    None: nothing is known of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,12 +155,16 @@ class NodeStatus:
 
 
 def header_from_pb(header: kv_pb2.ResponseHeader) -> ResponseHeader:
-    """About 1 µs, once for each response."""
+    """About 2 µs, once for each response."""
+    known = header.HasField("staleness_ms")
     return ResponseHeader(
         cluster_id=header.cluster_id,
         node_id=header.node_id,
         term=header.term,
         revision=header.revision,
+        epoch=header.epoch,
+        consistency=consistency_from_pb(header.consistency),
+        staleness_ms=header.staleness_ms if known else None,
     )
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from kvstore.client.consistency import LINEARIZABLE, ReadLevel
+
 SCAN_PAGE_PAIRS_MAX = 1_000
 """Enough that the round trip of a page costs little beside its pairs. A page is bounded
 in bytes by the node's own limit."""
@@ -19,6 +21,8 @@ class Scan:
     end: bytes
     revision: int
     descending: bool
+    level: ReadLevel = LINEARIZABLE
+    """At which the next page is read."""
     more: bool = True
     """Whether there is a next page."""
 
@@ -31,6 +35,7 @@ class Scan:
             return
         if self.revision <= 0:
             self.revision = revision
+        self.level = self.level.of_later_pages
         if self.descending:
             self.end = last
         else:

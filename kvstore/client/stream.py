@@ -49,6 +49,8 @@ class OperateStream:
     def __init__(self, endpoint: str, patience: Patience) -> None:
         self.endpoint = endpoint
         self.broken = False
+        self.cluster_id = b""
+        """As the node said when it was connected to; empty if it did not."""
         self._patience = patience
         self._in_flight: dict[int, Answered] = {}
         self._outgoing: deque[kv_pb2.OperateRequest] = deque()
@@ -103,6 +105,7 @@ class OperateStream:
             self._call.cancel()
             await self._channel.close(None)
             raise Unavailable(why)
+        self.cluster_id = answered.header.cluster_id
         for work in (self._write, self._read, self._watch):
             self._tasks.append(asyncio.create_task(work()))
 

@@ -6,7 +6,7 @@ process. What is coalesced, retried, timed out and reported to callers is above 
 seam, in :class:`~kvstore.client.pipeline.Pipeline`, and the same for both.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from kvstore.errors import KVStoreError
@@ -28,6 +28,16 @@ class Transport(Protocol):
     @property
     def ready(self) -> bool:
         """Whether ``send`` may be called now."""
+        ...
+
+    @property
+    def cluster_id(self) -> bytes:
+        """Of the node that ``send`` would reach; empty if it did not say."""
+        ...
+
+    @property
+    def endpoints(self) -> Sequence[str]:
+        """Addresses at which the members can be asked about themselves."""
         ...
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from kvstore.errors import KVStoreError
+from kvstore.errors import InvalidRequest, KVStoreError, SessionExpired
 from kvstore.pb import kv_pb2, kv_pb2_grpc
 from kvstore.rpc.errors import error_to_pb
 from kvstore.rpc.options import SERVER_OPTIONS
@@ -22,7 +22,26 @@ Answer = Callable[[kv_pb2.OperateResponse], Awaitable[None]]
 
 
 def commands(request: kv_pb2.OperateRequest) -> list[kv_pb2.Command]:
-    return list(kv_pb2.CommandBatch.FromString(request.writes).commands)
+    """Those that a caller asked for."""
+    batch = kv_pb2.CommandBatch.FromString(request.writes)
+    return [it for it in batch.commands if not it.HasField("session_commands")]
+
+
+class SessionTable:
+    """What the nodes of one cluster remember of their clients: the server's half."""
+
+    def __init__(self) -> None:
+        self.open: dict[int, dict[int, kv_pb2.Result]] = {}
+        self.acknowledged: dict[int, int] = {}
+        self.opened = 0
+        self.closed: list[int] = []
+        self.repeated = 0
+        """Commands that came again and were answered from memory."""
+        self.timeout_ms = 600_000
+
+    def expire(self) -> None:
+        """Forget every session, as a leader does with those that are silent."""
+        self.open.clear()
 
 
 def keys(request: kv_pb2.OperateRequest) -> list[bytes]:
@@ -34,7 +53,11 @@ def keys(request: kv_pb2.OperateRequest) -> list[bytes]:
 class FakeNode(kv_pb2_grpc.KVServicer):
     """Keeps what it was sent, in order, and a dictionary of what it applied."""
 
-    def __init__(self) -> None:
+    def __init__(self, sessions: SessionTable | None = None) -> None:
+        self.sessions = sessions or SessionTable()
+        self.open_script: Script = lambda _request: None
+        """As ``script``, for requests that open a session."""
+        self.cluster_id = b""
         self.requests: list[kv_pb2.OperateRequest] = []
         self.applied: list[bytes] = []
         self.pairs: dict[bytes, bytes] = {}
@@ -101,11 +124,16 @@ class FakeNode(kv_pb2_grpc.KVServicer):
                 self._changed.set()
                 await self.ping_gate.wait()
                 if self.answer_pings:
-                    await answer(kv_pb2.OperateResponse(id=request.id))
+                    header = kv_pb2.ResponseHeader(cluster_id=self.cluster_id)
+                    pong = kv_pb2.OperateResponse(id=request.id, header=header)
+                    await answer(pong)
                 continue
-            self.requests.append(request)
-            self._changed.set()
-            verdict = self.script(request)
+            if _about_session(request):
+                verdict = self.open_script(request)
+            else:
+                self.requests.append(request)
+                self._changed.set()
+                verdict = self.script(request)
             if verdict == "drop":
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "told to drop")
             elif verdict == "apply and drop":
@@ -133,21 +161,90 @@ class FakeNode(kv_pb2_grpc.KVServicer):
                     value = self.pairs[wanted.key]
                     result.range.kvs.add(key=wanted.key, value=value)
             return response
-        for command in commands(request):
+        replies: dict[int, kv_pb2.Result] | None = None
+        session_id = number = left = 0
+        for command in kv_pb2.CommandBatch.FromString(request.writes).commands:
             result = add()
-            key = command.put.key
-            if (error := self.result_errors.get(key)) is not None:
-                result.error.CopyFrom(error_to_pb(error))
-                continue
-            self.applied.append(key)
-            self.pairs[key] = command.put.value
-            result.put.revision = len(self.applied)
+            match command.WhichOneof("command"):
+                case "open_session":
+                    self.sessions.opened += 1
+                    result.session.session_id = self.sessions.opened
+                    result.session.timeout_ms = self.sessions.timeout_ms
+                    self.sessions.open[self.sessions.opened] = {}
+                case "close_session":
+                    session_id = command.close_session.session_id
+                    self.sessions.open.pop(session_id, None)
+                    self.sessions.closed.append(session_id)
+                    self._changed.set()
+                    result.session.session_id = session_id
+                case "session_commands":
+                    header = command.session_commands
+                    assert not left
+                    assert header.count >= 1
+                    session_id = header.session_id
+                    number, left = header.first_number, header.count
+                    replies = self.sessions.open.get(session_id)
+                    if replies is None:
+                        result.error.CopyFrom(error_to_pb(SessionExpired("gone")))
+                        continue
+                    result.session.session_id = session_id
+                    done = max(
+                        header.acknowledged,
+                        self.sessions.acknowledged.get(session_id, 0),
+                    )
+                    self.sessions.acknowledged[session_id] = done
+                    for old in [it for it in replies if it <= done]:
+                        del replies[old]
+                case _ if not left:
+                    self._put(command.put, result)
+                case _:
+                    self._put_once(session_id, number, replies, command.put, result)
+                    number, left = number + 1, left - 1
+        assert not left
         return response
+
+    def _put_once(
+        self,
+        session_id: int,
+        number: int,
+        replies: dict[int, kv_pb2.Result] | None,
+        put: kv_pb2.Put,
+        result: kv_pb2.Result,
+    ) -> None:
+        if replies is None:
+            result.error.CopyFrom(error_to_pb(SessionExpired("gone")))
+        elif number <= self.sessions.acknowledged[session_id]:
+            result.error.CopyFrom(error_to_pb(InvalidRequest("acknowledged")))
+        elif number in replies:
+            self.sessions.repeated += 1
+            result.CopyFrom(replies[number])
+        else:
+            self._put(put, result)
+            if not (result.HasField("error") and result.error.code == "Busy"):
+                replies[number] = kv_pb2.Result()
+                replies[number].CopyFrom(result)
+
+    def _put(self, put: kv_pb2.Put, result: kv_pb2.Result) -> None:
+        if (error := self.result_errors.get(put.key)) is not None:
+            result.error.CopyFrom(error_to_pb(error))
+            return
+        self.applied.append(put.key)
+        self.pairs[put.key] = put.value
+        result.put.revision = len(self.applied)
+
+
+def _about_session(request: kv_pb2.OperateRequest) -> bool:
+    """Whether it opens or closes one, and does nothing for a caller."""
+    if request.WhichOneof("operations") != "writes":
+        return False
+    first = kv_pb2.CommandBatch.FromString(request.writes).commands[0]
+    return first.WhichOneof("command") in {"open_session", "close_session"}
 
 
 @contextlib.asynccontextmanager
 async def nodes(count: int) -> AsyncIterator[list[FakeNode]]:
-    made = [FakeNode() for _ in range(count)]
+    sessions = SessionTable()
+    made = [FakeNode(sessions) for _ in range(count)]
     for node in made:
         await node.start()
     try:

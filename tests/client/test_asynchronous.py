@@ -28,13 +28,18 @@ from kvstore.pb import kv_pb2
 QUICK = Patience(connect_s=1.0, ping_interval_s=0.02, silence_s=0.1)
 
 
-def impatient(*nodes: Any) -> AsyncClient:
+def impatient(*nodes: Any, sessions: bool = True) -> AsyncClient:
     endpoints = [node.address for node in nodes]
-    return AsyncClient(transport=ClusterTransport(endpoints, patience=QUICK))
+    transport = ClusterTransport(endpoints, patience=QUICK)
+    return AsyncClient(transport=transport, sessions=sessions)
+
+
+def without_sessions(*nodes: Any) -> AsyncClient:
+    return AsyncClient([node.address for node in nodes], sessions=False)
 
 
 def carrier(client: AsyncClient) -> ClusterTransport:
-    transport = client._pipeline._transport
+    transport = client._transport
     assert isinstance(transport, ClusterTransport)
     return transport
 
@@ -65,7 +70,7 @@ async def outcome(waiting: Any) -> object:
 
 def test_operations_ready_at_one_moment_share_a_request(fake_nodes: Any) -> None:
     async def scenario() -> None:
-        async with fake_nodes(1) as (node,), AsyncClient([node.address]) as client:
+        async with fake_nodes(1) as (node,), without_sessions(node) as client:
             puts = [client.put(f"k{n}", f"v{n}") for n in range(64)]
             gets = [client.get(f"k{n}") for n in range(10)]
             written, read = await asyncio.gather(
@@ -132,7 +137,7 @@ def test_a_write_on_a_broken_stream_is_of_unknown_outcome(
     """Whether the node had applied it nobody can tell, so nobody repeats it."""
 
     async def scenario() -> None:
-        async with fake_nodes(1) as (node,), AsyncClient([node.address]) as client:
+        async with fake_nodes(1) as (node,), without_sessions(node) as client:
             node.script = first_only(verdict)
             with pytest.raises(OutcomeUnknown):
                 await client.put("k", "v")
@@ -215,7 +220,7 @@ def test_a_silent_node_is_given_up(fake_nodes: Any) -> None:
         async with fake_nodes(2) as (one, two):
             one.script = lambda _: "hang"
             one.answer_pings = True
-            async with impatient(one, two) as c:
+            async with impatient(one, two, sessions=False) as c:
                 put = asyncio.create_task(outcome(c.put("k", "v")))
                 await one.until(lambda: len(one.requests) == 1)
                 one.answer_pings = False
@@ -266,13 +271,20 @@ def test_a_read_out_of_time_is_unavailable(fake_nodes: Any) -> None:
     asyncio.run(scenario())
 
 
-def test_one_bad_operation_does_not_fail_its_neighbours(fake_nodes: Any) -> None:
-    """The node names the command that it refuses; the others were not applied."""
+@pytest.mark.parametrize("sessions", [True, False])
+def test_one_bad_operation_does_not_fail_its_neighbours(
+    fake_nodes: Any, sessions: bool
+) -> None:
+    """The node names the command that it refuses; the others were not applied. In a
+    session a header is a command of the batch, too."""
 
     async def scenario() -> None:
-        async with fake_nodes(1) as (node,), AsyncClient([node.address]) as client:
+        async with (
+            fake_nodes(1) as (node,),
+            AsyncClient([node.address], sessions=sessions) as client,
+        ):
             refusal = RequestTooLarge("too large", limit="value_bytes_max")
-            refusal.command_index = 1
+            refusal.command_index = 2 if sessions else 1
             node.script = first_only(refusal)
             results = await asyncio.gather(
                 *(outcome(client.put(f"k{n}", "v")) for n in range(3))
@@ -547,7 +559,8 @@ def test_callers_past_the_bound_wait_for_room(
 
 
 def commands_in(request: kv_pb2.OperateRequest) -> int:
-    return len(kv_pb2.CommandBatch.FromString(request.writes).commands)
+    batch = kv_pb2.CommandBatch.FromString(request.writes)
+    return sum(1 for it in batch.commands if it.HasField("put"))
 
 
 def test_each_deadline_is_kept(fake_nodes: Any) -> None:

@@ -1,4 +1,4 @@
-"""No write is sent again unless it was certainly not applied, whatever nodes do."""
+"""Without a session no write is sent again unless it was certainly not applied."""
 
 import asyncio
 import random
@@ -51,7 +51,7 @@ def test_no_write_is_applied_twice(fake_nodes: Any, seed: int) -> None:
             outcomes: dict[bytes, object] = {}
             endpoints = [node.address for node in nodes]
             transport = ClusterTransport(endpoints, patience=PATIENCE)
-            async with AsyncClient(transport=transport) as client:
+            async with AsyncClient(transport=transport, sessions=False) as client:
 
                 async def put(key: bytes) -> None:
                     try:
