@@ -177,7 +177,10 @@ class Behind(Unavailable):
 
 
 class ChangePending(Unavailable):
-    """Another change of members is under way: one at a time. Nothing was changed."""
+    """Not yet: another change of members is under way, or a learner lags.
+
+    Nothing was changed.
+    """
 
 
 class Busy(Unavailable):

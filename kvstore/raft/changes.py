@@ -20,7 +20,8 @@ def propose(core: Core, leadership: Leadership, changes: Iterable[Change]) -> En
     """Enter the joint configuration that leads to ``changes``.
 
     Raises:
-        ChangePending: another change is not committed yet, nor this leader's term.
+        ChangePending: another change is not committed yet, nor this leader's term, or
+            a learner has not caught up.
         MembershipRefused: the changes make no sense.
     """
     _check_settled(core, leadership)
@@ -68,7 +69,7 @@ def _check_caught_up(core: Core, leadership: Leadership, node_id: NodeId) -> Non
     if node_id in core.configuration.learners and not _is_caught_up(
         core, leadership, node_id
     ):
-        raise MembershipRefused(
+        raise ChangePending(
             f"node {node_id} lags too far behind: as a voter it would stop the cluster"
         )
 

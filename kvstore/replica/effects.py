@@ -3,18 +3,24 @@
 from dataclasses import dataclass
 
 from kvstore.errors import KVStoreError
-from kvstore.raft.messages import Entry, HardState
+from kvstore.pb import kv_pb2
+from kvstore.raft.messages import Entry, HardState, Snapshot
 from kvstore.replica.messages import PeerMessage
-from kvstore.types import LogIndex, ReadyNumber, Revision, Ticket
+from kvstore.types import LogIndex, NodeId, ReadyNumber, Revision, Ticket
 
 
 @dataclass(slots=True)
 class Persist:
-    """Append and fsync, then answer ``persisted(number)``. Never two at a time."""
+    """Append and fsync, then answer ``persisted(number)``. Never two at a time.
+
+    With a ``snapshot``: first install the state that was staged for it, and begin the
+    log anew behind it; then answer ``installed`` before ``persisted``.
+    """
 
     number: ReadyNumber
     hard_state: HardState | None
     entries: tuple[Entry, ...]
+    snapshot: Snapshot | None = None
 
 
 @dataclass(slots=True)
@@ -43,6 +49,11 @@ class Read:
     tickets: tuple[Ticket, ...]
     index: LogIndex
     """The state must have been applied at least up to here."""
+    consistency: kv_pb2.Consistency
+    """How it was confirmed."""
+    fresh_ms: int | None
+    """By the replica's clock: what was acknowledged before is in the state. None: of
+    what others acknowledged nothing is known."""
 
 
 @dataclass(slots=True)
@@ -63,4 +74,64 @@ class Fail:
     error: KVStoreError
 
 
-Effect = Persist | Send | Apply | Read | Respond | Fail
+@dataclass(slots=True)
+class Done:
+    """A change of the members, or of the lead, is done."""
+
+    ticket: Ticket
+
+
+@dataclass(slots=True)
+class SendSnapshot:
+    """A peer needs the state: send it until told to stop, taking it up where it broke.
+
+    Say ``snapshot_started`` once it is known what is sent, and ``snapshot_ended``.
+    """
+
+    peer: NodeId
+
+
+@dataclass(slots=True)
+class StopSnapshot:
+    """The peer needs none any more, or this node does not lead."""
+
+    peer: NodeId
+
+
+@dataclass(slots=True)
+class SyncState:
+    """Make the state durable as it is now, then answer ``state_synced``."""
+
+
+@dataclass(slots=True)
+class CompactLog:
+    """Forget log entries up to ``index``; nothing asks for them any more."""
+
+    index: LogIndex
+
+
+@dataclass(slots=True)
+class ReportSessions:
+    """Answer ``sessions_reported`` with when each client session was active last."""
+
+
+@dataclass(slots=True)
+class Leave:
+    """This node was removed from its cluster: stop."""
+
+
+Effect = (
+    Persist
+    | Send
+    | Apply
+    | Read
+    | Respond
+    | Fail
+    | Done
+    | SendSnapshot
+    | StopSnapshot
+    | SyncState
+    | CompactLog
+    | ReportSessions
+    | Leave
+)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from kvstore.errors import ConfigError
 from kvstore.raft.options import RaftOptions
+from kvstore.state_machine.history import HistoryPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,17 @@ class ReplicaOptions:
     may reach a node that does."""
     read_retry_ticks: int = 25
     """A read whose confirmation did not come is asked for again after this."""
+    log_bytes_max: int = 64 << 20
+    """Entry data in the log, past which its beginning is forgotten."""
+    log_trailing_bytes: int = 16 << 20
+    """And of that, what stays behind the durable state: a peer that lacks no more needs
+    no snapshot."""
+    session_timeout_ticks: int = 60_000
+    """A client session silent for this long under one leader is closed."""
+    chore_interval_ticks: int = 100
+    """A leader looks after sessions and history this often."""
+    history: HistoryPolicy = field(default_factory=HistoryPolicy)
+    """What a leader compacts by itself; by default nothing."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -36,6 +48,11 @@ class ReplicaOptions:
             "forwarded_patience_ticks",
             "leaderless_patience_ticks",
             "read_retry_ticks",
+            "log_bytes_max",
+            "session_timeout_ticks",
+            "chore_interval_ticks",
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1")
+        if not 0 <= self.log_trailing_bytes <= self.log_bytes_max:
+            raise ConfigError("log_trailing_bytes must be 0 to log_bytes_max")

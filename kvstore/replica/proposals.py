@@ -1,12 +1,12 @@
-"""Requests that wait: for the log, for a leader, for a commit, for a confirmation.
+"""Writes that wait: for the log, for a leader, for a commit.
 
 Requests belong to the replica, never to the task that awaits them: a cancelled caller
 changes nothing here.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from kvstore.errors import Busy, DeadlineExceeded, ProposalDropped, Unavailable
 from kvstore.raft.messages import EntryId
@@ -181,6 +181,11 @@ class ProposedWrites:
         assert proposed is None or proposed.term == applied.term
         return proposed.batches if proposed is not None else []
 
+    def take_to(self, index: LogIndex) -> list[Batch]:
+        """Take out what a snapshot covers, applied or not: nobody can tell here."""
+        covered = [at for at in sorted(self._by_index) if at <= index]
+        return [b for at in covered for b in self._by_index.pop(at).batches]
+
     def orphans(self, before: Term) -> list[Batch]:
         """Take out everything proposed in a term below ``before``."""
         indices = [i for i, p in self._by_index.items() if p.term < before]
@@ -252,90 +257,9 @@ class ForwardedWrites:
         return batch
 
 
-@dataclass(slots=True)
-class ReadRound:
-    """Reads that one ``read_index`` call is to confirm."""
-
-    reads: list["WaitingRead"]
-    asked_tick: int
-
-
-@dataclass(slots=True)
-class WaitingRead:
-    """One request to read at a linearizable moment."""
-
-    ticket: Ticket
-    deadline_tick: int
-
-
-@dataclass(slots=True)
-class WaitingReads:
-    """Reads: to be asked for, being confirmed, or confirmed and awaiting the apply."""
-
-    fresh: list[WaitingRead] = field(default_factory=list)
-    """Not asked for yet."""
-    refused: list[WaitingRead] = field(default_factory=list)
-    """Asked for in vain. They wait for the next tick: to ask whom one believes to lead,
-    and who does not, again at once would go on as fast as the network can."""
-    rounds: dict[int, ReadRound] = field(default_factory=dict)
-    confirmed: list[tuple[LogIndex, ReadRound]] = field(default_factory=list)
-
-    def round_failed(self, request_id: int) -> None:
-        """Its reads wait for another."""
-        if (failed := self.rounds.pop(request_id, None)) is not None:
-            self.refused += failed.reads
-
-    def ask_again(self) -> None:
-        """A tick passed: reads that were asked for in vain may be asked for anew."""
-        if self.refused:
-            self.fresh[:0] = self.refused
-            self.refused = []
-
-    def overdue(self, asked_before: int) -> list[int]:
-        return [
-            i for i, r in sorted(self.rounds.items()) if r.asked_tick <= asked_before
-        ]
-
-    def take_ready(self, handed_out: LogIndex) -> Iterator[tuple[LogIndex, ReadRound]]:
-        """Confirmed rounds whose index has been handed out for apply."""
-        if not self.confirmed:
-            return
-        still: list[tuple[LogIndex, ReadRound]] = []
-        for index, ready in self.confirmed:
-            if index <= handed_out:
-                yield index, ready
-            else:
-                still.append((index, ready))
-        self.confirmed = still
-
-    def take_unconfirmed(self) -> list[WaitingRead]:
-        """Take out every read that still needs a leader."""
-        asked = [read for _, g in sorted(self.rounds.items()) for read in g.reads]
-        taken = self.fresh + self.refused + asked
-        self.fresh, self.refused = [], []
-        self.rounds.clear()
-        return taken
-
-    def expire(self, tick: int) -> list[WaitingRead]:
-        expired: list[WaitingRead] = []
-        groups = [self.fresh, self.refused, *(r.reads for r in self.rounds.values())]
-        groups += [r.reads for _, r in self.confirmed]
-        for reads in groups:
-            late = [read for read in reads if read.deadline_tick <= tick]
-            if late:
-                expired += late
-                reads[:] = [read for read in reads if read.deadline_tick > tick]
-        return expired
-
-
 def not_taken() -> Unavailable:
     """The error of a write that never left: it waited for a leader in vain."""
     return Unavailable("no leader took the write in time; it was not applied")
-
-
-def not_confirmed() -> Unavailable:
-    """The error of a read that nobody confirmed in time."""
-    return Unavailable("no leader confirmed the read in time; try again")
 
 
 def not_answered() -> DeadlineExceeded:

@@ -134,6 +134,7 @@ class MemoryLog:
         snapshot_id: bytes = b"",
     ) -> None:
         """Begin anew behind a snapshot."""
+        del chain, snapshot_id  # of what is on a disk
         self._hard_state = hard_state or self._hard_state
         self._entries = []
         self._base = snapshot.last

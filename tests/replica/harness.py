@@ -16,15 +16,23 @@ from typing import TypeVar
 from kvstore.errors import KVStoreError
 from kvstore.pb import kv_pb2
 from kvstore.raft.invariants import ClusterChecker, Member
-from kvstore.raft.messages import Entry, EntryId
+from kvstore.raft.membership import NOBODY, Change, Configuration
+from kvstore.raft.messages import Entry, EntryId, InstallSnapshot
 from kvstore.replica.effects import (
     Apply,
+    CompactLog,
+    Done,
     Effect,
     Fail,
+    Leave,
     Persist,
     Read,
+    ReportSessions,
     Respond,
     Send,
+    SendSnapshot,
+    StopSnapshot,
+    SyncState,
 )
 from kvstore.replica.messages import ForwardReply, ForwardWrites, PeerMessage
 from kvstore.replica.options import ReplicaOptions
@@ -36,6 +44,7 @@ from kvstore.storage.memory_log import MemoryLog
 from kvstore.storage.memory_state import MemoryState
 from kvstore.types import NodeId, Ticket
 from tests.raft.pieces import OPTIONS as RAFT
+from tests.raft.pieces import founded
 
 T = TypeVar("T")
 
@@ -80,9 +89,9 @@ class Answer:
 class Shell:
     """One member: a disk, a state, and while it is up a replica."""
 
-    def __init__(self, node_id: NodeId) -> None:
+    def __init__(self, node_id: NodeId, configuration: Configuration) -> None:
         self.node_id = node_id
-        self.log = MemoryLog()
+        self.log = MemoryLog(configuration=configuration)
         self.durable_state = MemoryState()
         """What a crash leaves."""
         self.state = MemoryState()
@@ -92,10 +101,11 @@ class Shell:
         """Log writes wait for :meth:`Cluster.fsync`."""
         self.slow_apply = False
         """Apply and read wait for :meth:`Cluster.apply`."""
-        self.working: deque[Apply | Read] = deque()
+        self.working: deque[Apply | Read | SyncState | ReportSessions] = deque()
         """Handed to the state machine, in order."""
         self.effects: list[Effect] = []
         """All of this life, in order."""
+        self.has_left = False
 
     def of_kind(self, kind: type[T]) -> list[T]:
         return [effect for effect in self.effects if isinstance(effect, kind)]
@@ -122,7 +132,8 @@ class Cluster:
         self.random = random.Random(seed)
         self.options = options
         self.ids = tuple(NodeId(number) for number in range(1, size + 1))
-        self.shells = {node_id: Shell(node_id) for node_id in self.ids}
+        founders = founded(self.ids)
+        self.shells = {node_id: Shell(node_id, founders) for node_id in self.ids}
         self.links: dict[tuple[NodeId, NodeId], deque[PeerMessage]] = defaultdict(deque)
         self.cuts: set[tuple[NodeId, NodeId]] = set()
         """Links on which messages wait."""
@@ -130,6 +141,9 @@ class Cluster:
         self.asked: dict[int, NodeId] = {}
         """Which node has each open ticket."""
         self._last_ticket = 0
+        self.now_ms = 0
+        self.exported: dict[EntryId, MemoryState] = {}
+        """The states that snapshots stand for."""
         self.checker = ClusterChecker()
         for node_id in self.ids:
             self.start(node_id)
@@ -153,6 +167,8 @@ class Cluster:
             node_id=shell.node_id,
             log=shell.log,
             applied_index=shell.state.progress.index,
+            revision=shell.state.progress.revision,
+            compact_revision=shell.state.progress.compact_revision,
             compaction_pending=shell.state.progress.compaction_pending,
             options=self.options,
             random=random.Random(self.random.getrandbits(64)),
@@ -171,7 +187,7 @@ class Cluster:
         """
         shell = self.shells[NodeId(node_id)]
         if written and shell.writing is not None:
-            shell.log.append(shell.writing.hard_state, shell.writing.entries)
+            self._write(shell, shell.writing)
         shell.replica, shell.writing = None, None
         shell.working.clear()
         for ticket in [t for t, n in self.asked.items() if n == node_id]:
@@ -200,6 +216,38 @@ class Cluster:
         effects = self.replica(node_id).poll()
         self._carry_out(shell, effects)
         return effects
+
+    def join(self, node_id: int) -> None:
+        """Start a node that belongs to nobody yet, and waits to be added."""
+        shell = Shell(NodeId(node_id), NOBODY)
+        self.shells[shell.node_id] = shell
+        self.ids = (*self.ids, shell.node_id)
+        self.start(node_id)
+
+    def change(self, node_id: int, *changes: Change) -> int:
+        """Ask a node to change the members; the ticket of the answer."""
+        ticket = self._last_ticket + 1
+        self.replica(node_id).change_members(
+            Ticket(ticket), changes, patience_ticks=PATIENCE_TICKS
+        )
+        self._accepted(ticket, node_id)
+        self.poll(node_id)
+        return ticket
+
+    def transfer(self, node_id: int, to: int | None) -> int:
+        """Ask a leader to hand over; the ticket of the answer."""
+        ticket = self._last_ticket + 1
+        target = None if to is None else NodeId(to)
+        self.replica(node_id).transfer(Ticket(ticket), target)
+        self._accepted(ticket, node_id)
+        self.poll(node_id)
+        return ticket
+
+    def pass_time(self, ms: int) -> None:
+        """By every clock."""
+        self.now_ms += ms
+        for node_id in self.running():
+            self.replica(node_id).set_clock(self.now_ms)
 
     def tick(self, node_id: int, count: int = 1) -> None:
         for _ in range(count):
@@ -234,10 +282,19 @@ class Cluster:
         return ticket
 
     def read(
-        self, node_id: int, *, patience_ticks: int = PATIENCE_TICKS, poll: bool = True
+        self,
+        node_id: int,
+        options: kv_pb2.ReadOptions | None = None,
+        *,
+        patience_ticks: int = PATIENCE_TICKS,
+        poll: bool = True,
     ) -> int:
         ticket = self._last_ticket + 1
-        self.replica(node_id).read(Ticket(ticket), patience_ticks=patience_ticks)
+        self.replica(node_id).read(
+            Ticket(ticket),
+            options or kv_pb2.ReadOptions(),
+            patience_ticks=patience_ticks,
+        )
         self._accepted(ticket, node_id)
         if poll:
             self.poll(node_id)
@@ -278,9 +335,28 @@ class Cluster:
         work, shell.writing = shell.writing, None
         if work is None:
             return
-        shell.log.append(work.hard_state, work.entries)
-        self.replica(node_id).persisted(work.number)
+        self._write(shell, work)
+        replica = self.replica(node_id)
+        if work.snapshot is not None:
+            self.checker.installed(shell.node_id, work.snapshot.last)
+            progress = shell.state.progress
+            replica.installed(
+                work.snapshot.last,
+                revision=progress.revision,
+                compact_revision=progress.compact_revision,
+                compaction_pending=progress.compaction_pending,
+            )
+        replica.persisted(work.number)
         self.poll(node_id)
+
+    def _write(self, shell: Shell, work: Persist) -> None:
+        """The log write is on the medium, and with it the state of a snapshot."""
+        if work.snapshot is not None:
+            shell.working.clear()
+            shell.log.install(work.hard_state, work.snapshot)
+            shell.state = self.exported[work.snapshot.last].clone()
+            shell.durable_state = shell.state.clone()
+        shell.log.append(work.hard_state, work.entries)
 
     def apply(self, node_id: int, count: int = 1_000_000) -> None:
         """The state machine does at most ``count`` pieces of its work."""
@@ -290,6 +366,16 @@ class Cluster:
             work = shell.working.popleft()
             if isinstance(work, Read):
                 self._serve(shell, work)
+                continue
+            if isinstance(work, SyncState):
+                self.commit_state(node_id)
+                self.replica(node_id).state_synced(shell.state.progress.index)
+                self.poll(node_id)
+                continue
+            if isinstance(work, ReportSessions):
+                activity = shell.state.sessions.activity()
+                self.replica(node_id).sessions_reported(activity)
+                self.poll(node_id)
                 continue
             results: list[tuple[EntryId, list[bytes]]] = []
             for entry, groups in zip(work.entries, work.groups, strict=True):
@@ -302,6 +388,7 @@ class Cluster:
                 EntryId(last.term, last.index),
                 results=results,
                 revision=shell.state.progress.revision,
+                compact_revision=shell.state.progress.compact_revision,
                 compaction_pending=shell.state.progress.compaction_pending,
             )
             self.poll(node_id)
@@ -399,12 +486,43 @@ class Cluster:
                     )
                 case Fail(ticket, error):
                     self._answer(shell, ticket, Answer(error=error))
+                case _:
+                    self._carry_out_rare(shell, effect)
         if shell.replica is None:
             return
         if shell.writing is not None and not shell.slow_disk:
             self.fsync(shell.node_id)
         if shell.working and not shell.slow_apply:
             self.apply(shell.node_id)
+
+    def _carry_out_rare(self, shell: Shell, effect: Effect) -> None:
+        match effect:
+            case Done(ticket):
+                self._answer(shell, ticket, Answer(results=[]))
+            case SendSnapshot(peer):
+                self._send_snapshot(shell, peer)
+            case SyncState() | ReportSessions():
+                shell.working.append(effect)
+            case CompactLog(index):
+                shell.log.compact(index)
+            case Leave():
+                shell.has_left = True
+            case StopSnapshot():
+                pass
+            case _:
+                raise AssertionError(effect)
+
+    def _send_snapshot(self, shell: Shell, peer: NodeId) -> None:
+        """The state as it is now, whole at once; the message may be lost as any."""
+        assert shell.replica is not None
+        raft = shell.replica.raft
+        snapshot = raft.snapshot_at(shell.state.progress.index)
+        self.exported[snapshot.last] = shell.state.clone()
+        shell.replica.snapshot_started(peer, snapshot.last.index)
+        message = InstallSnapshot(
+            sender=shell.node_id, to=peer, term=raft.term, snapshot=snapshot
+        )
+        self.links[shell.node_id, peer].append(message)
 
     def _check(self, node_id: NodeId) -> None:
         members = {

@@ -3,14 +3,15 @@
 import random
 
 from kvstore.errors import Unavailable
+from kvstore.pb import kv_pb2
 from kvstore.raft.messages import Heartbeat
 from kvstore.replica.effects import Effect, Fail, Send
 from kvstore.replica.messages import ForwardWrites
 from kvstore.replica.options import ReplicaOptions
 from kvstore.replica.replica import Replica
 from kvstore.storage.memory_log import MemoryLog
-from kvstore.types import LogIndex, NodeId, Term, Ticket
-from tests.raft.pieces import OPTIONS
+from kvstore.types import LogIndex, NodeId, Revision, Term, Ticket
+from tests.raft.pieces import OPTIONS, founded
 
 PATIENCE_TICKS = 10
 LONG_TICKS = 1_000
@@ -19,8 +20,10 @@ LONG_TICKS = 1_000
 def replica() -> Replica:
     return Replica(
         node_id=NodeId(1),
-        log=MemoryLog(),
+        log=MemoryLog(configuration=founded([1, 2, 3])),
         applied_index=LogIndex(0),
+        revision=Revision(0),
+        compact_revision=Revision(0),
         compaction_pending=False,
         options=ReplicaOptions(raft=OPTIONS, leaderless_patience_ticks=PATIENCE_TICKS),
         random=random.Random(1),
@@ -60,7 +63,7 @@ def test_a_node_without_a_leader_refuses_what_waits_for_one() -> None:
     """Goal: long before the client's patience ends, for it may reach a majority."""
     subject = replica()
     subject.submit(Ticket(1), b"w", count=1, patience_ticks=LONG_TICKS)
-    subject.read(Ticket(2), patience_ticks=LONG_TICKS)
+    subject.read(Ticket(2), kv_pb2.ReadOptions(), patience_ticks=LONG_TICKS)
     assert refused(run(subject, PATIENCE_TICKS - 1)) == []
     assert refused(run(subject, 1)) == [1, 2]
     # And what comes later at once, while that lasts.
@@ -73,7 +76,7 @@ def test_a_leader_that_is_heard_ends_the_impatience() -> None:
     run(subject, PATIENCE_TICKS - 1)
     hear_a_leader(subject)
     subject.poll()
-    subject.read(Ticket(1), patience_ticks=LONG_TICKS)
+    subject.read(Ticket(1), kv_pb2.ReadOptions(), patience_ticks=LONG_TICKS)
     assert refused(run(subject, 2)) == []
 
 
