@@ -68,6 +68,8 @@ class FakeNode(kv_pb2_grpc.KVServicer):
         self.script: Script = lambda _request: None
         self.result_errors: dict[bytes, KVStoreError] = {}
         self.header = kv_pb2.ResponseHeader(node_id=1)
+        self.more = 0
+        """Reads that are told that there is more."""
         self.streams = 0
         self.port = 0
         self._held: list[tuple[kv_pb2.OperateRequest, Answer]] = []
@@ -157,6 +159,8 @@ class FakeNode(kv_pb2_grpc.KVServicer):
                     result.error.CopyFrom(error_to_pb(error))
                     continue
                 result.range.revision = len(self.applied)
+                result.range.more = self.more > 0
+                self.more -= 1
                 if wanted.key in self.pairs:
                     value = self.pairs[wanted.key]
                     result.range.kvs.add(key=wanted.key, value=value)
