@@ -86,11 +86,15 @@ def _nodes(stage: Stage, arguments: Arguments) -> None:
         raise Mistake(f"expected 1 to {NODES_MAX} nodes, found {count}")
     ids = [NodeId(each) for each in range(1, count + 1)]
     voters = [NodeId(it) for it in arguments.numbers("voters") or ids]
+    observers = [NodeId(it) for it in arguments.numbers("observers") or []]
     learners = [NodeId(it) for it in arguments.numbers("learners") or []]
     founding = Configuration(
         voters=tuple(sorted(voters)),
-        learners=tuple(sorted(learners)),
-        members={it: _info(it) for it in [*voters, *learners]},
+        learners=tuple(sorted([*learners, *observers])),
+        members={
+            **{it: _info(it, promotable=True) for it in [*voters, *learners]},
+            **{it: _info(it, promotable=False) for it in observers},
+        },
         leases=arguments.choice("leases", ("on", "off"), "off") == "on",
     )
     disks = {
@@ -105,8 +109,8 @@ def _nodes(stage: Stage, arguments: Arguments) -> None:
     stage.set(Cluster(disks, _options(arguments)))
 
 
-def _info(node: NodeId) -> MemberInfo:
-    return MemberInfo(f"n{node}:1")
+def _info(node: NodeId, *, promotable: bool) -> MemberInfo:
+    return MemberInfo(f"n{node}:1", promotable=promotable)
 
 
 def _disk(
@@ -175,7 +179,7 @@ def _conf(stage: Stage, arguments: Arguments) -> None:
     changes: list[Change] = []
     for name, promotable in (("add-learner", True), ("add-observer", False)):
         changes += [
-            AddLearner(NodeId(it), MemberInfo(f"n{it}:1", promotable=promotable))
+            AddLearner(NodeId(it), _info(NodeId(it), promotable=promotable))
             for it in arguments.numbers(name) or []
         ]
     changes += [Promote(NodeId(it)) for it in arguments.numbers("promote") or []]
