@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kvstore.raft.log import StableLog
-from kvstore.raft.messages import Entry, HardState
+from kvstore.raft.messages import Entry, HardState, Snapshot
 from kvstore.types import (
     FIRST_EPOCH,
     UNKNOWN_INCARNATION,
     ClusterId,
     Epoch,
     Incarnation,
+    LogIndex,
     NodeId,
 )
 
@@ -76,5 +77,43 @@ class LogStorage(StableLog, Protocol):
         Raises:
             OSError: the medium refused. The node must stop: a later fsync that succeeds
                 proves nothing about this one (fsyncgate).
+        """
+        ...
+
+    def compact(self, index: LogIndex) -> None:
+        """Forget entries up to ``index``, which the state has durably. Same thread.
+
+        They are never asked for again. They may go little by little, with the appends
+        that follow; then ``first_index`` moves as little, together with
+        ``base_configuration``.
+
+        Raises:
+            OSError: as ``append`` does.
+        """
+        ...
+
+    def chain(self, index: LogIndex) -> bytes:
+        """What names the whole log up to an entry, or to ``first_index - 1``.
+
+        Raises:
+            LookupError: the entry is not held.
+        """
+        ...
+
+    def install(
+        self,
+        hard_state: HardState | None,
+        snapshot: Snapshot,
+        *,
+        chain: bytes,
+        snapshot_id: bytes,
+    ) -> None:
+        """Begin anew behind a snapshot, durably, in one transaction. Same thread.
+
+        ``chain`` is of the snapshot's last entry. The state that belongs to it must be
+        at hand before, under ``snapshot_id``, whatever happens after.
+
+        Raises:
+            OSError: as ``append`` does.
         """
         ...

@@ -6,15 +6,16 @@ append, in short transactions of their own, and verify what they return. What is
 is described in ``log_format.py``.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Self
 
 from kvstore.errors import CorruptionError
 from kvstore.raft.log import assert_appendable
-from kvstore.raft.messages import Entry, HardState
+from kvstore.raft.membership import NOBODY
+from kvstore.raft.messages import Entry, EntryKind, HardState, Snapshot
 from kvstore.replica.interfaces import Identity
 from kvstore.storage.environment import (
     ADVICE,
@@ -23,25 +24,31 @@ from kvstore.storage.environment import (
     Transaction,
 )
 from kvstore.storage.log_format import (
-    BASE_KEY,
+    CHAIN_BYTES,
     DATABASES,
-    EMPTY_CHAIN,
-    HARD_STATE_KEY,
-    HARD_STATES,
-    HEADERS,
+    EMPTY_LOG,
+    INSTALL_KEY,
     LOG,
     META,
     STORE,
-    Header,
+    Install,
+    LogBase,
     LogCodecs,
     LogEnd,
     StoredHardState,
     entry_key,
-    link,
     missing,
 )
+from kvstore.storage.log_open import StoredLog
+from kvstore.storage.log_read import end_at, entries_behind
 from kvstore.storage.log_scrub import scrub_databases
-from kvstore.storage.record import Finding, entry_crc
+from kvstore.storage.log_write import (
+    Append,
+    begin_anew,
+    cut,
+    put_base,
+    put_hard_state,
+)
 from kvstore.storage.scrubber import ScrubTarget
 from kvstore.types import LogIndex, Term
 
@@ -49,6 +56,8 @@ TERMS_CACHED_MAX = 16_384
 """Terms of the newest entries are kept in memory: replication asks for them."""
 VERIFIED_ON_OPEN_MAX = 4_096
 """Newest entries that opening reads and checks; the scrubber tours all of them."""
+FORGOTTEN_PER_APPEND_MAX = 512
+"""Entries that a transaction deletes beside what it writes: nobody waits for more."""
 
 
 class LMDBLog:
@@ -58,54 +67,62 @@ class LMDBLog:
         "_append_lock",
         "_base",
         "_codecs",
+        "_compact_to",
+        "_configured",
         "_end",
         "_stored",
         "_terms",
         "environment",
         "findings",
+        "installing",
     )
 
     def __init__(
-        self,
-        environment: Environment,
-        codecs: LogCodecs,
-        base: LogEnd,
-        stored: StoredHardState,
-        findings: tuple[Finding, ...],
+        self, environment: Environment, codecs: LogCodecs, stored: StoredLog
     ) -> None:
         """Takes over an open environment; :meth:`open` is how to get one."""
         self.environment = environment
-        self.findings = findings
+        self.findings = stored.findings
         """Damage that opening found and mended."""
+        self.installing = stored.installing
+        """The snapshot that :meth:`install` began with and nobody has finished."""
         self._codecs = codecs
-        self._base = base
-        self._stored = stored
-        self._end = stored.end
-        self._terms: dict[int, int] = {
-            base.last: base.term,
-            stored.end[0]: stored.end[1],
-        }
+        self._base = stored.base
+        self._stored = stored.hard_state
+        self._end = stored.hard_state.end
+        self._configured = stored.configured
+        self._compact_to = stored.base.end.last
+        self._terms = {end.last: end.term for end in (stored.base.end, self._end)}
         # Held while what is stored and what this object knows may differ.
         self._append_lock = Lock()
 
     @classmethod
-    def create(cls, path: Path, identity: Identity) -> None:
+    def create(
+        cls,
+        path: Path,
+        identity: Identity,
+        configuration: bytes = NOBODY.encode(),
+        *,
+        before: LogEnd = EMPTY_LOG,
+    ) -> None:
         """Make an empty log in directory ``path``, durably. Done once, at founding.
+
+        ``configuration``: encoded, as of ``before``, which the log continues.
 
         Raises:
             OSError: the medium refused.
         """
         codecs = LogCodecs.of(identity)
-        empty = LogEnd(0, 0, EMPTY_CHAIN)
-        stored = StoredHardState(HardState(term=Term(0), vote=None), 1, empty)
+        base = LogBase(before, configuration)
+        hard_state = HardState(term=Term(before.term), vote=None)
+        stored = StoredHardState(hard_state, 1, before, 0)
         environment = Environment.open(
             path, store=STORE, databases=DATABASES, create=True
         )
-        meta = environment.database(META)
 
         def work(txn: Transaction) -> None:
-            txn.put(BASE_KEY, codecs.encode_base(empty), db=meta)
-            _put_hard_state(txn, environment, codecs, stored)
+            put_base(txn, environment, codecs, base)
+            put_hard_state(txn, environment, codecs, stored)
 
         try:
             environment.write(work)
@@ -150,18 +167,12 @@ class LMDBLog:
 
     @classmethod
     def _verified(cls, environment: Environment, codecs: LogCodecs) -> Self:
-        with environment.read() as txn:
-            value = txn.get(BASE_KEY, db=environment.database(META))
-            if value is None:
-                raise missing(codecs.meta, BASE_KEY)
-            base = codecs.decode_base(value)
-            stored, findings = _read_hard_state(txn, environment, codecs)
-            _check_extent(txn, environment, codecs, base, stored.end)
-        log = cls(environment, codecs, base, stored, tuple(findings))
+        stored = StoredLog.read(environment, codecs)
+        log = cls(environment, codecs, stored)
         log._check_end()
-        if findings:
+        if stored.findings:
             environment.write(
-                lambda txn: _put_hard_state(txn, environment, codecs, stored)
+                lambda txn: put_hard_state(txn, environment, codecs, stored.hard_state)
             )
         return log
 
@@ -171,7 +182,19 @@ class LMDBLog:
 
     @property
     def first_index(self) -> LogIndex:
-        return LogIndex(self._base.last + 1)
+        return LogIndex(self._base.end.last + 1)
+
+    @property
+    def base_configuration(self) -> bytes:
+        return self._base.configuration
+
+    def configurations(self) -> Sequence[tuple[LogIndex, bytes]]:
+        """See ``StableLog``. One read for each.
+
+        Raises:
+            CorruptionError: one is damaged, or says that it is something else.
+        """
+        return [(LogIndex(at), self._configuration(at)) for at in self._configured]
 
     @property
     def last_index(self) -> LogIndex:
@@ -187,19 +210,26 @@ class LMDBLog:
         term = self._terms.get(index)
         if term is not None and index <= self._end.last:
             return Term(term)
-        if index in (0, self._base.last):
-            return Term(self._base.term if index else 0)
-        if not self._base.last < index <= self._end.last:
-            raise LookupError(f"entry {index} is not held")
         try:
-            with self.environment.read() as txn:
-                return Term(self._header(txn, index).term)
+            return Term(self._log_end(index).term)
         except CorruptionError:
-            with self._append_lock:
-                if index > self._end.last:
-                    raise LookupError(f"entry {index} is not held") from None
-                with self.environment.read() as txn:
-                    return Term(self._header(txn, index).term)
+            with self._append_lock:  # as in entries()
+                return Term(self._log_end(index).term)
+
+    def chain(self, index: LogIndex) -> bytes:
+        """What names the whole log up to an entry, or to what precedes the first one.
+
+        The same on every member that holds the same log.
+
+        Raises:
+            LookupError: the entry is not held.
+            CorruptionError: its header is damaged.
+        """
+        try:
+            return self._log_end(index).chain
+        except CorruptionError:
+            with self._append_lock:  # as in entries()
+                return self._log_end(index).chain
 
     def entries(
         self, start: LogIndex, end: LogIndex, bytes_max: int
@@ -235,22 +265,109 @@ class LMDBLog:
             last_index=self.last_index,
             term=self.term,
         )
+        if entries:
+            assert entries[0].index > self._compact_to, "what is compacted is committed"
         with self._append_lock:
-            plan = _Append.of(self._codecs, self._end_before(entries), entries)
+            plan = Append.of(self._codecs, self._end_before(entries), entries)
             end = plan.end if entries else self._end
-            stored = StoredHardState(after, self._stored.sequence + 1, end)
-            old_last = self._end.last
+            configured = self._configured_after(entries)
+            newest = configured[-1] if configured else 0
+            stored = StoredHardState(after, self._stored.sequence + 1, end, newest)
+            old_last, base = self._end.last, self._next_base()
 
             def work(txn: Transaction) -> None:
                 plan.store(txn, self.environment, old_last)
-                _put_hard_state(txn, self.environment, self._codecs, stored)
+                put_hard_state(txn, self.environment, self._codecs, stored)
+                self._cut(txn, base)
 
             self.environment.write(work)
             for entry in entries:
                 self._terms[entry.index] = entry.term
             self._stored = stored
+            self._configured = configured
             self._end = end
             self._forget_terms(old_last)
+            self._move_base(base)
+
+    def compact(self, index: LogIndex) -> None:
+        """See ``LogStorage``. The thread of ``append``.
+
+        One transaction deletes ``FORGOTTEN_PER_APPEND_MAX`` entries; each append
+        deletes as many of the rest, so that none waits for all of them.
+
+        Raises:
+            OSError, CorruptionError: as :meth:`append` does.
+        """
+        assert index <= self._end.last
+        with self._append_lock:
+            self._compact_to = max(self._compact_to, index)
+            base = self._next_base()
+            if base is not self._base:
+                self.environment.write(lambda txn: self._cut(txn, base))
+                self._move_base(base)
+
+    def install(
+        self,
+        hard_state: HardState | None,
+        snapshot: Snapshot,
+        *,
+        chain: bytes,
+        snapshot_id: bytes,
+    ) -> None:
+        """See ``LogStorage``. The thread of ``append``.
+
+        From here on :attr:`installing` says, over crashes too, that the state must be
+        replaced; then :meth:`finish_install`.
+
+        Raises:
+            OSError: as :meth:`append` does.
+        """
+        last = snapshot.last
+        after = hard_state or self._stored.hard_state
+        assert_appendable(
+            self._stored.hard_state,
+            after,
+            (),
+            first_index=self.first_index,
+            last_index=self.last_index,
+            term=self.term,
+        )
+        assert last.index > self._base.end.last, "a snapshot never goes back"
+        assert last.term <= after.term, "no snapshot comes from a term not yet reached"
+        assert len(chain) == CHAIN_BYTES
+        base = LogBase(LogEnd(last.index, last.term, chain), snapshot.configuration)
+        install = Install(snapshot_id, last)
+        stored = StoredHardState(after, self._stored.sequence + 1, base.end, 0)
+
+        def work(txn: Transaction) -> None:
+            begin_anew(txn, self.environment, self._codecs, base, install)
+            put_hard_state(txn, self.environment, self._codecs, stored)
+
+        with self._append_lock:
+            self.environment.write(work)
+            self._terms = {last.index: last.term}
+            self._base, self._stored, self._end = base, stored, base.end
+            self._configured = []
+            self._compact_to = last.index
+            self.installing = install
+
+    def finish_install(self) -> None:
+        """The state of :attr:`installing` is in its place, durably. Twice is fine.
+
+        Raises:
+            OSError: as :meth:`append` does.
+        """
+        meta = self.environment.database(META)
+        self.environment.write(lambda txn: txn.delete(INSTALL_KEY, db=meta))
+        self.installing = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Pages that hold entries, in bytes. O(1)."""
+        with self.environment.read() as txn:
+            facts = txn.stat(self.environment.database(LOG))
+        pages = facts["branch_pages"] + facts["leaf_pages"] + facts["overflow_pages"]
+        return int(pages * facts["psize"])
 
     @property
     def used_bytes(self) -> int:
@@ -272,12 +389,62 @@ class LMDBLog:
         """The end of what stays when ``entries`` are appended."""
         if not entries or entries[0].index == self._end.last + 1:
             return self._end
-        index = entries[0].index - 1
-        if index == self._base.last:
-            return self._base
+        return self._log_end(entries[0].index - 1)
+
+    def _configured_after(self, entries: Sequence[Entry]) -> list[int]:
+        """Indexes of the configurations in the log with ``entries`` appended."""
+        if not entries:
+            return self._configured
+        first = entries[0].index
+        return [index for index in self._configured if index < first] + [
+            entry.index for entry in entries if entry.kind is EntryKind.CONFIGURATION
+        ]
+
+    def _configuration(self, index: int) -> bytes:
+        (entry,) = self._entries(index, index + 1, 0)
+        if entry.kind is not EntryKind.CONFIGURATION:
+            raise self._codecs.configurations.corruption(
+                entry_key(index), "names an entry that is no configuration"
+            )
+        return entry.data
+
+    def _next_base(self) -> LogBase:
+        """Where the log begins after one more step of compaction."""
+        base = self._base
+        last = min(self._compact_to, base.end.last + FORGOTTEN_PER_APPEND_MAX)
+        if last == base.end.last:
+            return base
+        count = bisect_right(self._configured, last)
+        configuration = (
+            self._configuration(self._configured[count - 1])
+            if count
+            else base.configuration
+        )
+        return LogBase(self._log_end(last), configuration)
+
+    def _cut(self, txn: Transaction, base: LogBase) -> None:
+        if base is not self._base:
+            first = self._base.end.last + 1
+            cut(txn, self.environment, self._codecs, first=first, base=base)
+
+    def _move_base(self, base: LogBase) -> None:
+        """The log begins at ``base`` now: it is durable."""
+        last = base.end.last
+        for index in range(self._base.end.last, last):
+            self._terms.pop(index, None)
+        self._terms[last] = base.end.term
+        self._configured = [index for index in self._configured if index > last]
+        self._base = base
+
+    def _log_end(self, index: int) -> LogEnd:
+        """The log up to an entry, or to its base."""
+        base = self._base.end
+        if index == base.last:
+            return base
+        if not base.last < index <= self._end.last:
+            raise LookupError(f"entry {index} is not held")
         with self.environment.read() as txn:
-            header = self._header(txn, index)
-        return LogEnd(index, header.term, header.chain)
+            return end_at(txn, self.environment, self._codecs, index)
 
     def _forget_terms(self, old_last: int) -> None:
         """Drop cached terms of entries that were cut off, or are no longer recent."""
@@ -289,193 +456,41 @@ class LMDBLog:
             for index in [index for index in terms if index < oldest]:
                 terms.pop(index, None)
 
-    def _header(self, txn: Transaction, index: int) -> Header:
-        key = entry_key(index)
-        value = txn.get(key, db=self.environment.database(HEADERS))
-        if value is None:
-            raise missing(self._codecs.headers, key)
-        return self._codecs.decode_header(index, value)
-
     def _entries(self, start: int, end: int, bytes_max: int) -> tuple[Entry, ...]:
-        if not self._base.last < start <= end <= self._end.last + 1:
+        base = self._base.end
+        if not base.last < start <= end <= self._end.last + 1:
             raise LookupError(f"entries {start} to {end} are not all held")
         if start == end:
             return ()
-        codecs, log = self._codecs, self.environment.database(LOG)
-        taken: list[Entry] = []
-        total_bytes = 0
         with self.environment.read() as txn:
-            before = self._base
-            if start - 1 > before.last:
-                header = self._header(txn, start - 1)
-                before = LogEnd(start - 1, header.term, header.chain)
-            for index in range(start, end):
-                header = self._header(txn, index)
-                before = codecs.check_link(index, header, before)
-                key = entry_key(index)
-                value = txn.get(key, db=log)
-                if value is None:
-                    raise missing(codecs.log, key)
-                entry = codecs.decode_entry(index, value, header)
-                total_bytes += len(entry.data)
-                if taken and total_bytes > bytes_max:
-                    break
-                taken.append(entry)
-        return tuple(taken)
+            before = base
+            if start - 1 > base.last:
+                before = end_at(txn, self.environment, self._codecs, start - 1)
+            return entries_behind(
+                txn,
+                self.environment,
+                self._codecs,
+                before,
+                end=end,
+                bytes_max=bytes_max,
+            )
 
     def _check_end(self) -> None:
         """Verify the newest entries and that the log ends where the hard state says."""
         last = self._end.last
-        start = max(self._base.last + 1, last + 1 - VERIFIED_ON_OPEN_MAX)
+        start = max(self._base.end.last + 1, last + 1 - VERIFIED_ON_OPEN_MAX)
         while start <= last:
             for entry in self._entries(start, last + 1, 16 << 20):
                 self._terms[entry.index] = entry.term
                 start = entry.index + 1
-        with self.environment.read() as txn:
-            end = self._base
-            if last > end.last:
-                header = self._header(txn, last)
-                end = LogEnd(last, header.term, header.chain)
+                is_configuration = entry.kind is EntryKind.CONFIGURATION
+                if is_configuration and entry.index not in self._configured:
+                    raise missing(self._codecs.configurations, entry_key(entry.index))
+        end = self._log_end(last)
         if end != self._end:
             raise self._codecs.headers.corruption(
                 entry_key(last),
                 "is not the end of the log that the hard state names",
                 expected=f"term {self._end.term}, chain {self._end.chain.hex()}",
                 actual=f"term {end.term}, chain {end.chain.hex()}",
-            )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Append:
-    """Encoded entries and headers, ready to be stored, again if need be."""
-
-    records: tuple[tuple[bytes, bytes, bytes], ...]
-    """Key, entry, header."""
-    end: LogEnd
-    first: int
-
-    @classmethod
-    def of(cls, codecs: LogCodecs, before: LogEnd, entries: Sequence[Entry]) -> Self:
-        records = []
-        first = entries[0].index if entries else before.last + 1
-        for entry in entries:
-            term, index = entry.term, entry.index
-            crc = entry_crc(term, index, entry.kind, entry.data)
-            header = Header(
-                term, before.term, crc, link(before.chain, term, index, crc)
-            )
-            records.append(
-                (
-                    entry_key(index),
-                    codecs.encode_entry(entry),
-                    codecs.encode_header(index, header),
-                )
-            )
-            before = LogEnd(index, term, header.chain)
-        return cls(records=tuple(records), end=before, first=first)
-
-    def store(self, txn: Transaction, environment: Environment, old_last: int) -> None:
-        """Replace what is stored from ``first`` on."""
-        if not self.records:
-            return
-        log, headers = environment.database(LOG), environment.database(HEADERS)
-        for index in range(self.first, old_last + 1):
-            key = entry_key(index)
-            txn.delete(key, db=log)
-            txn.delete(key, db=headers)
-        for key, entry, header in self.records:
-            # append=True: the keys are the greatest, so pages are filled, not halved.
-            txn.put(key, entry, db=log, append=True)
-            txn.put(key, header, db=headers, append=True)
-
-
-def _put_hard_state(
-    txn: Transaction,
-    environment: Environment,
-    codecs: LogCodecs,
-    stored: StoredHardState,
-) -> None:
-    for copy, name in enumerate(HARD_STATES):
-        value = codecs.encode_hard_state(copy, stored)
-        txn.put(HARD_STATE_KEY, value, db=environment.database(name))
-
-
-def _read_hard_state(
-    txn: Transaction, environment: Environment, codecs: LogCodecs
-) -> tuple[StoredHardState, list[Finding]]:
-    """The newest whole copy of the hard state, and what is wrong with the others.
-
-    The copies are written in one transaction, so an older one is a write that was lost.
-
-    Raises:
-        CorruptionError: no copy is whole: this member may have forgotten its vote.
-    """
-    whole: list[StoredHardState] = []
-    damaged: list[CorruptionError] = []
-    for copy, name in enumerate(HARD_STATES):
-        codec = codecs.hard_states[copy]
-        try:
-            value = txn.get(HARD_STATE_KEY, db=environment.database(name))
-            if value is None:
-                raise missing(codec, HARD_STATE_KEY)
-            whole.append(codecs.decode_hard_state(copy, value))
-        except CorruptionError as error:
-            damaged.append(error)
-            whole.append(_NO_HARD_STATE)
-    newest = max(whole, key=lambda stored: stored.sequence)
-    if newest is _NO_HARD_STATE:
-        raise damaged[0]
-    damaged.extend(
-        codecs.hard_states[copy].corruption(
-            HARD_STATE_KEY, f"is older than its copy by {newest.sequence - sequence}"
-        )
-        for copy, (_, sequence, _) in enumerate(whole)
-        if 0 < sequence < newest.sequence
-    )
-    return newest, [
-        Finding(
-            store=error.store,
-            database=error.database,
-            key_hex=error.key_hex,
-            what=f"{error}; replaced from the other copy",
-        )
-        for error in damaged
-    ]
-
-
-_NO_HARD_STATE = StoredHardState(
-    HardState(term=Term(0), vote=None), 0, LogEnd(0, 0, EMPTY_CHAIN)
-)
-
-
-def _check_extent(
-    txn: Transaction,
-    environment: Environment,
-    codecs: LogCodecs,
-    base: LogEnd,
-    end: LogEnd,
-) -> None:
-    """Entries and headers are exactly those from ``base`` to ``end``, without a gap.
-
-    O(1): as many distinct keys between two bounds as fit there leave none out.
-    """
-    held = end.last - base.last
-    for codec in (codecs.log, codecs.headers):
-        database = environment.database(codec.database)
-        count = txn.stat(database)["entries"]
-        if held > 0:
-            for index in (base.last + 1, end.last):
-                if txn.get(entry_key(index), db=database) is None:
-                    raise missing(codec, entry_key(index))
-        if count != held:
-            raise codec.corruption(
-                entry_key(end.last),
-                "is not the last of a log without gaps",
-                expected=f"{held} records",
-                actual=f"{count} records",
-            )
-        cursor = txn.cursor(db=database)
-        if cursor.last() and cursor.key() != entry_key(end.last):
-            raise codec.corruption(
-                cursor.key(), "lies beyond the end of the log", expected=end.last
             )

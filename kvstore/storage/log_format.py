@@ -1,6 +1,6 @@
 """What the Raft store's records say: bodies, and how they are linked.
 
-Five databases, each a B-tree of its own, so that no single page holds both a fact and
+Six databases, each a B-tree of its own, so that no single page holds both a fact and
 the fact that proves it:
 
 ``log``
@@ -12,10 +12,17 @@ the fact that proves it:
     older but whole record, which its own checksum cannot betray, does not fit.
 ``hs_a``, ``hs_b``
     the hard state, twice, written in one transaction: ``term u64 | vote u64 | sequence
-    u64 | mode u8 | last index u64 | last term u64 | last chain(16)``. Vote 0 is none.
-    With the end of the log in it, a lost tail is told from one never written.
+    u64 | mode u8 | last index u64 | last term u64 | last chain(16) | configured u64``.
+    Vote 0 is none. With the end of the log in it, a lost tail is told from one never
+    written; with the index of the newest configuration entry, a lost page of ``conf``.
+``conf``
+    index -> the entry crc u32 of a configuration entry: which entries of the log are
+    some, without a walk through all of it. What they say stands in ``log``.
 ``meta``
-    ``base``: what precedes the first entry held: ``index u64 | term u64 | chain(16)``.
+    ``base``: what precedes the first entry held: ``index u64 | term u64 | chain(16) |
+    configuration as of there, encoded``.
+    ``install``: the id of a snapshot whose state may still have to take the place of
+    the one in the state store; there only meanwhile.
 
 All numbers are big-endian, and keys of entries are the index as u64: key order is log
 order. Record ``term`` and ``index`` are the entry's; for a hard state, its term and
@@ -28,7 +35,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from kvstore.errors import CorruptionError, NewerFormat
-from kvstore.raft.messages import Entry, EntryKind, HardState
+from kvstore.raft.messages import Entry, EntryId, EntryKind, HardState
 from kvstore.replica.interfaces import Identity
 from kvstore.storage.record import RecordCodec, RecordType, entry_crc
 from kvstore.types import LogIndex, NodeId, Term
@@ -37,11 +44,13 @@ STORE = "raft"
 LOG = "log"
 HEADERS = "hdr"
 HARD_STATES = ("hs_a", "hs_b")
+CONFIGURATIONS = "conf"
 META = "meta"
-DATABASES = (LOG, HEADERS, *HARD_STATES, META)
+DATABASES = (LOG, HEADERS, *HARD_STATES, CONFIGURATIONS, META)
 
 HARD_STATE_KEY = b"hard_state"
 BASE_KEY = b"base"
+INSTALL_KEY = b"install"
 
 CHAIN_BYTES = 16
 EMPTY_CHAIN = bytes(CHAIN_BYTES)
@@ -50,8 +59,9 @@ MODE_NORMAL = 0
 
 _HEADER = Struct(">QQI16s")
 _LINK = Struct(">16sQQI")
-_HARD_STATE = Struct(">QQQBQQ16s")
+_HARD_STATE = Struct(">QQQBQQ16sQ")
 _BASE = Struct(">QQ16s")
+_CRC = Struct(">I")
 _KINDS = {int(kind): kind for kind in EntryKind}
 
 
@@ -73,6 +83,26 @@ class LogEnd(NamedTuple):
     chain: bytes
 
 
+EMPTY_LOG = LogEnd(0, 0, EMPTY_CHAIN)
+"""The end of a log that nothing was ever appended to."""
+
+
+class LogBase(NamedTuple):
+    """Where the log begins."""
+
+    end: LogEnd
+    """What precedes the first entry held."""
+    configuration: bytes
+    """As of there, encoded."""
+
+
+class Install(NamedTuple):
+    """A snapshot that replaced the log, and whose state may not be in place yet."""
+
+    snapshot_id: bytes
+    last: EntryId
+
+
 class StoredHardState(NamedTuple):
     """Everything that a hard state record says."""
 
@@ -80,6 +110,8 @@ class StoredHardState(NamedTuple):
     sequence: int
     """Number of the append that wrote it, from 1."""
     end: LogEnd
+    configured: int
+    """Index of the newest configuration entry; not behind the base if none is held."""
 
 
 def entry_key(index: int) -> bytes:
@@ -96,7 +128,7 @@ def link(previous_chain: bytes, term: int, index: int, crc: int) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogCodecs:
-    """The codecs of the five databases, and the bodies on top of them.
+    """The codecs of the six databases, and the bodies on top of them.
 
     Every ``decode_`` method raises ``CorruptionError`` for a record that is damaged or
     says what cannot be, and ``NewerFormat`` for one from a newer kvstore.
@@ -105,6 +137,7 @@ class LogCodecs:
     log: RecordCodec
     headers: RecordCodec
     hard_states: tuple[RecordCodec, ...]
+    configurations: RecordCodec
     meta: RecordCodec
 
     @classmethod
@@ -115,6 +148,9 @@ class LogCodecs:
             hard_states=tuple(
                 RecordCodec(identity, STORE, name, RecordType.HARD_STATE)
                 for name in HARD_STATES
+            ),
+            configurations=RecordCodec(
+                identity, STORE, CONFIGURATIONS, RecordType.CONFIGURATION
             ),
             meta=RecordCodec(identity, STORE, META, RecordType.META),
         )
@@ -183,14 +219,19 @@ class LogCodecs:
         return LogEnd(index, header.term, header.chain)
 
     def encode_hard_state(self, copy: int, stored: StoredHardState) -> bytes:
-        hard_state, sequence, end = stored
+        hard_state, sequence, end, configured = stored
         return self.hard_states[copy].encode(
             HARD_STATE_KEY,
             record_type=RecordType.HARD_STATE,
             term=hard_state.term,
             index=sequence,
             body=_HARD_STATE.pack(
-                hard_state.term, hard_state.vote or 0, sequence, MODE_NORMAL, *end
+                hard_state.term,
+                hard_state.vote or 0,
+                sequence,
+                MODE_NORMAL,
+                *end,
+                configured,
             ),
         )
 
@@ -199,7 +240,7 @@ class LogCodecs:
         body = codec.body(HARD_STATE_KEY, value)
         if len(body) != _HARD_STATE.size:
             raise codec.corruption(HARD_STATE_KEY, "is not a hard state")
-        term, vote, sequence, mode, *end = _HARD_STATE.unpack(body)
+        term, vote, sequence, mode, *end, configured = _HARD_STATE.unpack(body)
         if mode != MODE_NORMAL:
             raise NewerFormat(
                 f"the member is in mode {mode}, which this kvstore does not know: "
@@ -209,22 +250,61 @@ class LogCodecs:
             HardState(term=Term(term), vote=NodeId(vote) if vote else None),
             sequence,
             LogEnd(*end),
+            configured,
         )
 
-    def encode_base(self, base: LogEnd) -> bytes:
+    def encode_configured(self, index: int, header: Header) -> bytes:
+        """That the entry of ``header`` is a configuration."""
+        return self.configurations.encode(
+            entry_key(index),
+            record_type=RecordType.CONFIGURATION,
+            term=header.term,
+            index=index,
+            body=_CRC.pack(header.crc),
+        )
+
+    def check_configured(self, index: int, value: bytes, header: Header) -> None:
+        """Check that a record of ``conf`` names the entry of ``header``."""
+        key = entry_key(index)
+        record = self.configurations.decode(key, value)
+        named = (record.term, record.index, record.body)
+        if named != (header.term, index, _CRC.pack(header.crc)):
+            raise self.configurations.corruption(
+                key,
+                "names another entry than there is",
+                expected=f"term {header.term}, crc {header.crc:08x}",
+                actual=f"term {record.term}, crc {record.body.hex()}",
+            )
+
+    def encode_base(self, base: LogBase) -> bytes:
+        end = base.end
         return self.meta.encode(
             BASE_KEY,
             record_type=RecordType.META,
-            term=base.term,
-            index=base.last,
-            body=_BASE.pack(*base),
+            term=end.term,
+            index=end.last,
+            body=_BASE.pack(*end) + base.configuration,
         )
 
-    def decode_base(self, value: bytes) -> LogEnd:
+    def decode_base(self, value: bytes) -> LogBase:
         body = self.meta.body(BASE_KEY, value)
-        if len(body) != _BASE.size:
+        if len(body) <= _BASE.size:
             raise self.meta.corruption(BASE_KEY, "is not the base of a log")
-        return LogEnd(*_BASE.unpack(body))
+        return LogBase(LogEnd(*_BASE.unpack_from(body)), body[_BASE.size :])
+
+    def encode_install(self, install: Install) -> bytes:
+        return self.meta.encode(
+            INSTALL_KEY,
+            record_type=RecordType.META,
+            term=install.last.term,
+            index=install.last.index,
+            body=install.snapshot_id,
+        )
+
+    def decode_install(self, value: bytes) -> Install:
+        record = self.meta.decode(INSTALL_KEY, value)
+        last = EntryId(Term(record.term), LogIndex(record.index))
+        return Install(record.body, last)
 
 
 def missing(codec: RecordCodec, key: bytes) -> CorruptionError:

@@ -7,12 +7,16 @@ the *newest* one; the header chain, and the two copies of the hard state, can.
 from functools import partial
 
 from kvstore.errors import CorruptionError
+from kvstore.raft.membership import Configuration
+from kvstore.raft.messages import EntryKind
 from kvstore.storage.environment import Environment, Transaction
 from kvstore.storage.log_format import (
     BASE_KEY,
+    CONFIGURATIONS,
     HARD_STATE_KEY,
     HARD_STATES,
     HEADERS,
+    INSTALL_KEY,
     LOG,
     META,
     Header,
@@ -37,7 +41,8 @@ def scrub_databases(
             ScrubDatabase(name=name, check=partial(checks.hard_state, copy))
             for copy, name in enumerate(HARD_STATES)
         ),
-        ScrubDatabase(name=META, check=checks.base),
+        ScrubDatabase(name=CONFIGURATIONS, check=checks.configured),
+        ScrubDatabase(name=META, check=checks.meta),
     )
 
 
@@ -59,8 +64,31 @@ class _LogChecks:
         codec.body(key, value)
         index = _index(codec, key)
         header = self._header_or_none(txn, index, codec, key)
-        if header is not None:
-            self._codecs.decode_entry(index, value, header)
+        if header is None:
+            return
+        entry = self._codecs.decode_entry(index, value, header)
+        conf = self._environment.database(CONFIGURATIONS)
+        if entry.kind is EntryKind.CONFIGURATION and txn.get(key, db=conf) is None:
+            raise self._codecs.configurations.corruption(
+                key, "is missing, but the log has a configuration there"
+            )
+
+    def configured(self, txn: Transaction, key: bytes, value: bytes) -> None:
+        codec = self._codecs.configurations
+        index = _index(codec, key)
+        header = self._header_or_none(txn, index, codec, key)
+        if header is None:
+            return
+        self._codecs.check_configured(index, value, header)
+        stored = txn.get(key, db=self._environment.database(LOG))
+        if stored is None:
+            return  # the header's finding
+        try:
+            entry = self._codecs.decode_entry(index, stored, header)
+        except CorruptionError:
+            return
+        if entry.kind is not EntryKind.CONFIGURATION:
+            raise codec.corruption(key, "names an entry that is no configuration")
 
     def header(self, txn: Transaction, key: bytes, value: bytes) -> None:
         codec = self._codecs.headers
@@ -84,6 +112,17 @@ class _LogChecks:
         if txn.get(BASE_KEY, db=self._environment.database(META)) is None:
             raise codec.corruption(key, "relies on the base of the log: it is missing")
         end = self._end_or_none(txn, stored.end.last, codec, key)
+        conf = txn.cursor(db=self._environment.database(CONFIGURATIONS))
+        newest = _index(codec, conf.key()) if conf.last() else 0
+        base = self._base_or_none(txn)
+        if newest != stored.configured and (
+            newest or (base is not None and stored.configured > base.last)
+        ):
+            raise self._codecs.configurations.corruption(
+                entry_key(newest),
+                "is not the newest configuration",
+                expected=stored.configured,
+            )
         if end is not None and end != stored.end:
             raise codec.corruption(
                 key,
@@ -92,10 +131,13 @@ class _LogChecks:
                 actual=f"term {stored.end.term}, chain {stored.end.chain.hex()}",
             )
 
-    def base(self, _txn: Transaction, key: bytes, value: bytes) -> None:
-        if key != BASE_KEY:
+    def meta(self, _txn: Transaction, key: bytes, value: bytes) -> None:
+        if key == BASE_KEY:
+            Configuration.decode(self._codecs.decode_base(value).configuration)
+        elif key == INSTALL_KEY:
+            self._codecs.decode_install(value)
+        else:
             raise self._codecs.meta.corruption(key, "has an unknown key")
-        self._codecs.decode_base(value)
 
     def _header_or_none(
         self, txn: Transaction, index: int, codec: RecordCodec, key: bytes
@@ -127,7 +169,7 @@ class _LogChecks:
     def _base_or_none(self, txn: Transaction) -> LogEnd | None:
         value = txn.get(BASE_KEY, db=self._environment.database(META))
         try:
-            return self._codecs.decode_base(value) if value is not None else None
+            return self._codecs.decode_base(value).end if value is not None else None
         except CorruptionError:
             return None
 

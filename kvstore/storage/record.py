@@ -16,10 +16,10 @@ A value in LMDB is (all numbers big-endian, so that a dump reads naturally)::
 
 ``crc`` covers ``cluster_id(16) | node_id u64 | "store/database" 0x00 | key | value
 without crc``. With the place in it, a whole record that turns up at another key, in
-another database or on another node's disk is as visible as a flipped bit. (Records of the state
-are the same on all members: theirs have node 0, ``Identity.state_owner``.) It cannot
-show that a whole *older* record stands here (a lost write); the log's header chain does
-that for the log.
+another database or on another node's disk is as visible as a flipped bit. (Records of
+the state are the same on all members: theirs have node 0, ``Identity.state_owner``.) It
+cannot show that a whole *older* record stands here (a lost write); the log's header
+chain does that for the log.
 
 Every later format keeps ``ver`` first and ``crc`` at 4 with this coverage, so that a
 newer record is told from a damaged one.
@@ -55,6 +55,8 @@ class RecordType(IntEnum):
     """Term, vote and the end of the log."""
     META = 4
     """A fact about a whole store."""
+    CONFIGURATION = 5
+    """Which entry of the log is a configuration."""
     VERSION = 16
     """One change of one key."""
     HEAD = 17

@@ -13,7 +13,8 @@ from threading import Event, Thread
 import pytest
 
 from kvstore.errors import CorruptionError, KVStoreError, NewerFormat
-from kvstore.raft.messages import Entry, EntryKind, HardState
+from kvstore.raft.membership import NOBODY
+from kvstore.raft.messages import Entry, EntryId, EntryKind, HardState, Snapshot
 from kvstore.replica.interfaces import Identity
 from kvstore.storage import lmdb_log
 from kvstore.storage.environment import Environment
@@ -270,7 +271,7 @@ def test_unknown_mode_is_a_newer_format(path: Path, identity: Identity) -> None:
     """Goal: a member that lost promises, by the word of a newer kvstore, stays out."""
     codecs = LogCodecs.of(identity)
     stored = StoredHardState(
-        HardState(term=Term(2), vote=None), 9, LogEnd(10, 2, bytes(16))
+        HardState(term=Term(2), vote=None), 9, LogEnd(10, 2, bytes(16)), 0
     )
     value = codecs.encode_hard_state(0, stored)
     record = codecs.hard_states[0].decode(HARD_STATE_KEY, value)
@@ -433,3 +434,115 @@ def test_killed_writer_leaves_a_whole_log(
         assert everything == model.entries(LogIndex(1), end, UNLIMITED)
         log.close()
     model.close()
+
+
+# -------------------------------------------- configurations, compaction, snapshots
+
+
+@pytest.fixture
+def reconfigured(tmp_path: Path, identity: Identity, make_entries: Make) -> Path:
+    """A closed log of six entries, of which 2 and 5 are configurations."""
+    raft = tmp_path / "conf"
+    LMDBLog.create(raft, identity)
+    entries = make_entries(1, 6)
+    for index in (2, 5):
+        entries[index - 1] = Entry(
+            Term(1), LogIndex(index), EntryKind.CONFIGURATION, NOBODY.encode()
+        )
+    log = LMDBLog.open(raft, identity)
+    log.append(HardState(term=Term(1), vote=None), entries)
+    log.close()
+    return raft
+
+
+@pytest.mark.parametrize(
+    ("index", "what"), [(2, "is missing"), (5, "not the newest configuration")]
+)
+def test_lost_configuration_is_refused(
+    reconfigured: Path, identity: Identity, index: int, what: str
+) -> None:
+    """Goal: no member goes by a configuration that was replaced."""
+    write(reconfigured, Place("conf", entry_key(index)), None)
+    with pytest.raises(CorruptionError, match=what) as caught:
+        LMDBLog.open(reconfigured, identity)
+    assert caught.value.database == "conf"
+
+
+def test_stale_configuration_is_refused(
+    reconfigured: Path, identity: Identity, make_entries: Make
+) -> None:
+    """Goal: a record of an entry that was replaced does not pass for the new one's."""
+    place = Place("conf", entry_key(5))
+    stale = read(reconfigured, place)
+    log = LMDBLog.open(reconfigured, identity)
+    log.append(HardState(term=Term(2), vote=None), make_entries(5, 6, term=2))
+    log.close()
+    write(reconfigured, place, stale)
+    with pytest.raises(CorruptionError, match="names another entry"):
+        LMDBLog.open(reconfigured, identity)
+
+
+def test_compaction_goes_on_with_the_appends(
+    path: Path, identity: Identity, make_entries: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: no transaction deletes more than its share, and nothing is left behind."""
+    monkeypatch.setattr(lmdb_log, "FORGOTTEN_PER_APPEND_MAX", 3)
+    log = LMDBLog.open(path, identity)
+    log.compact(LogIndex(8))
+    seen = [log.first_index]
+    for index in range(11, 15):
+        log.append(None, make_entries(index, index, term=2))
+        seen.append(log.first_index)
+    assert seen == [4, 7, 9, 9, 9]
+    log.close()
+    again = LMDBLog.open(path, identity)
+    assert (again.first_index, again.last_index) == (9, 14)
+    again.close()
+
+
+def test_chain_names_the_log(path: Path, identity: Identity, tmp_path: Path) -> None:
+    """Goal: members that hold one log agree on its chain, wherever it begins."""
+    log = LMDBLog.open(path, identity)
+    other_path = tmp_path / "other"
+    other_identity = Identity(cluster_id=identity.cluster_id, node_id=NodeId(8))
+    LMDBLog.create(other_path, other_identity)
+    other = LMDBLog.open(other_path, other_identity)
+    other.install(
+        HardState(term=Term(2), vote=None),
+        Snapshot(
+            last=EntryId(log.term(LogIndex(6)), LogIndex(6)),
+            configuration=NOBODY.encode(),
+        ),
+        chain=log.chain(LogIndex(6)),
+        snapshot_id=b"id",
+    )
+    other.append(None, log.entries(LogIndex(7), LogIndex(11), UNLIMITED))
+    for index in range(6, 11):
+        assert other.chain(LogIndex(index)) == log.chain(LogIndex(index))
+    log.close()
+    other.close()
+
+
+def test_an_install_is_remembered_until_it_is_finished(
+    path: Path, identity: Identity
+) -> None:
+    """Goal: whoever opens the log after a crash knows which state belongs to it."""
+    last = EntryId(Term(2), LogIndex(12))
+    log = LMDBLog.open(path, identity)
+    assert log.installing is None
+    log.install(
+        None,
+        Snapshot(last=last, configuration=NOBODY.encode()),
+        chain=bytes(16),
+        snapshot_id=b"id",
+    )
+    log.close()
+    log = LMDBLog.open(path, identity)
+    assert log.installing == (b"id", last)
+    log.finish_install()
+    log.finish_install()
+    assert log.installing is None
+    log.close()
+    log = LMDBLog.open(path, identity)
+    assert log.installing is None
+    log.close()

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kvstore.raft.messages import Entry, EntryKind, HardState
+from kvstore.raft.membership import NOBODY, Configuration, MemberInfo
+from kvstore.raft.messages import Entry, EntryId, EntryKind, HardState, Snapshot
 from kvstore.replica.interfaces import Identity, LogStorage
 from kvstore.storage.lmdb_log import LMDBLog
 from kvstore.storage.memory_log import MemoryLog
@@ -238,3 +239,118 @@ def test_random_appends_agree_with_a_list(
         ]
     assert durable.findings == ()
     durable.close()
+
+
+# -------------------------------------------- configurations, compaction, snapshots
+
+
+def configuration(*voters: int) -> bytes:
+    return Configuration(
+        voters=tuple(NodeId(voter) for voter in voters),
+        members={NodeId(voter): MemberInfo(f"h:{voter}") for voter in voters},
+    ).encode()
+
+
+def reconfigured(make_entries: Make, last: int, *, at: dict[int, bytes]) -> list[Entry]:
+    """Entries 1 to ``last``, some of them configurations."""
+    entries = make_entries(1, last)
+    for index, data in at.items():
+        entries[index - 1] = Entry(
+            Term(1), LogIndex(index), EntryKind.CONFIGURATION, data
+        )
+    return entries
+
+
+ONE, TWO, THREE = configuration(1), configuration(1, 2), configuration(1, 2, 3)
+
+
+def test_configurations_are_found_without_a_search(
+    medium: Medium, make_entries: Make
+) -> None:
+    """Goal: which entries are configurations is known, over crashes and truncations."""
+    assert medium.log.base_configuration == NOBODY.encode()
+    medium.log.append(hard_state(1), reconfigured(make_entries, 6, at={2: ONE, 5: TWO}))
+    for log in medium.before_and_after_a_crash():
+        assert list(log.configurations()) == [(2, ONE), (5, TWO)]
+    medium.log.append(hard_state(2), make_entries(4, 9, term=2))
+    for log in medium.before_and_after_a_crash():
+        assert list(log.configurations()) == [(2, ONE)]
+    medium.log.append(hard_state(3), make_entries(1, 1, term=3))
+    for log in medium.before_and_after_a_crash():
+        assert list(log.configurations()) == []
+
+
+@pytest.mark.parametrize("to", range(1, 9))
+def test_compaction_forgets_what_is_before(
+    medium: Medium, make_entries: Make, to: int
+) -> None:
+    """Goal: the rest of the log stays, and its beginning knows what was before it."""
+    entries = reconfigured(make_entries, 8, at={2: ONE, 5: TWO})
+    medium.log.append(hard_state(1, vote=4), entries)
+    chain = medium.log.chain(LogIndex(to))
+    medium.log.compact(LogIndex(to))
+    expected = NOBODY.encode() if to < 2 else ONE if to < 5 else TWO
+    for log in medium.before_and_after_a_crash():
+        assert (log.first_index, log.last_index) == (to + 1, 8)
+        assert held(log) == entries[to:]
+        assert log.term(LogIndex(to)) == 1
+        assert log.chain(LogIndex(to)) == chain
+        assert log.base_configuration == expected
+        assert [index for index, _ in log.configurations()] == [
+            index for index in (2, 5) if index > to
+        ]
+        assert log.hard_state == hard_state(1, vote=4)
+        with pytest.raises(LookupError):
+            log.term(LogIndex(to - 1))
+        with pytest.raises(LookupError):
+            log.entries(LogIndex(to), LogIndex(9), UNLIMITED)
+    medium.log.append(hard_state(2), make_entries(9, 10, term=2))
+    for log in medium.before_and_after_a_crash():
+        assert log.last_index == 10
+        assert held(log)[-1].term == 2
+
+
+def test_compacted_log_can_be_cut_back_to_its_beginning(
+    medium: Medium, make_entries: Make
+) -> None:
+    """Goal: everything that is held may be replaced, and nothing before it."""
+    medium.log.append(hard_state(1), reconfigured(make_entries, 6, at={2: ONE, 5: TWO}))
+    medium.log.compact(LogIndex(3))
+    medium.log.append(hard_state(2), make_entries(4, 4, term=2))
+    for log in medium.before_and_after_a_crash():
+        assert held(log) == make_entries(4, 4, term=2)
+        assert (log.base_configuration, list(log.configurations())) == (ONE, [])
+    with pytest.raises(AssertionError):
+        medium.log.append(hard_state(2), make_entries(3, 3, term=2))
+
+
+@pytest.mark.parametrize("last", [2, 4, 40])
+def test_snapshot_replaces_the_log(
+    medium: Medium, make_entries: Make, last: int
+) -> None:
+    """Goal: nothing of the log stays, whether the snapshot ends in it or behind it."""
+    medium.log.append(hard_state(1), reconfigured(make_entries, 4, at={1: ONE, 3: TWO}))
+    medium.log.install(
+        hard_state(5, vote=2),
+        Snapshot(last=EntryId(Term(3), LogIndex(last)), configuration=THREE),
+        chain=b"c" * 16,
+        snapshot_id=b"some",
+    )
+    for log in medium.before_and_after_a_crash():
+        assert (log.first_index, log.last_index) == (last + 1, last)
+        assert log.hard_state == hard_state(5, vote=2)
+        assert log.term(LogIndex(last)) == 3
+        assert (log.base_configuration, list(log.configurations())) == (THREE, [])
+        with pytest.raises(LookupError):
+            log.term(LogIndex(1))
+    medium.log.append(None, make_entries(last + 1, last + 2, term=4))
+    for log in medium.before_and_after_a_crash():
+        assert [entry.index for entry in held(log)] == [last + 1, last + 2]
+
+
+def test_size_follows_what_is_held(medium: Medium, make_entries: Make) -> None:
+    """Goal: compaction can tell from the size when it is due, and when it is done."""
+    medium.log.append(hard_state(1), make_entries(1, 100, size=5_000))
+    assert 500_000 <= medium.log.size_bytes < 1_000_000
+    medium.log.compact(LogIndex(90))
+    assert 50_000 <= medium.log.size_bytes < 100_000
