@@ -175,10 +175,17 @@ class SnapshotService:
             held=staged.offset,
         )
         await context.write(encode_progress(staged.offset))
-        while staged.offset < header.size_bytes:
-            frame = await _read(context)
-            await in_thread(self._store, header, staged, frame)
-            await context.write(encode_progress(staged.offset))
+        # The next chunk comes in while this one is written.
+        ahead = asyncio.ensure_future(_read(context))
+        try:
+            while staged.offset < header.size_bytes:
+                frame = await ahead
+                ahead = asyncio.ensure_future(_read(context))
+                await in_thread(self._store, header, staged, frame)
+                await context.write(encode_progress(staged.offset))
+        finally:
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)
         await self._finish(sender, turn, staged, context)
         await context.write(encode_progress(header.size_bytes, complete=True))
 

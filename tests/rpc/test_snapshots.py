@@ -82,7 +82,7 @@ def test_no_more_than_a_window_is_under_way() -> None:
 
 @pytest.mark.parametrize(
     ("size_bytes", "window_bytes"),
-    [(1, 2 * MIB), (64 * MIB, 2 * MIB), (96 * MIB, 3 * MIB), (1 << 40, 4 * MIB)],
+    [(1, MIB), (64 * MIB, 2 * MIB), (96 * MIB, 3 * MIB), (1 << 40, 4 * MIB)],
 )
 def test_a_window_is_a_small_part_of_a_large_snapshot(
     size_bytes: int, window_bytes: int
