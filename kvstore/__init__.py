@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from kvstore.client.results import CompactResult as CompactResult
     from kvstore.client.results import DeleteResult as DeleteResult
     from kvstore.client.results import KeyValue as KeyValue
+    from kvstore.client.results import Leadership as Leadership
     from kvstore.client.results import MemberAddress as MemberAddress
     from kvstore.client.results import NodeStatus as NodeStatus
     from kvstore.client.results import PutResult as PutResult
@@ -65,6 +66,7 @@ _HOMES = {
     "Consistency": "kvstore.client.consistency",
     "DeleteResult": "kvstore.client.results",
     "KeyValue": "kvstore.client.results",
+    "Leadership": "kvstore.client.results",
     "MemberAddress": "kvstore.client.results",
     "Node": "kvstore.server.node",
     "NodeStatus": "kvstore.client.results",
@@ -108,6 +110,7 @@ __all__ = [
     "InvalidRequest",
     "KVStoreError",
     "KeyValue",
+    "Leadership",
     "LeadershipLost",
     "MemberAddress",
     "MembershipRefused",

@@ -1,9 +1,11 @@
 """The asyncio face of a store, whatever carries its requests."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
+from os import PathLike
 from types import TracebackType
 from typing import Self
 
+from kvstore.client import admin
 from kvstore.client.cluster import ClusterTransport
 from kvstore.client.consistency import Consistency, ReadLevel, read_level
 from kvstore.client.keys import Text, bounds, span, to_bytes
@@ -12,12 +14,15 @@ from kvstore.client.results import (
     CompactResult,
     DeleteResult,
     KeyValue,
+    Leadership,
+    MemberAddress,
     NodeStatus,
     PutResult,
     RangeResult,
     TxnResult,
     compact_from_pb,
     delete_from_pb,
+    members_from_pb,
     pair_from_pb,
     put_from_pb,
     range_from_pb,
@@ -34,7 +39,7 @@ from kvstore.client.transactions import (
 )
 from kvstore.client.transport import Transport
 from kvstore.errors import ConfigError, InvalidRequest
-from kvstore.pb import kv_pb2
+from kvstore.pb import cluster_pb2, kv_pb2
 
 TIMEOUT_S = 10.0
 """Default patience of one operation."""
@@ -301,3 +306,109 @@ class AsyncClient:
         Raises ``Unavailable`` if that node does not answer; no other is asked.
         """
         return status_from_pb(await self._pipeline.status(endpoint, timeout_s))
+
+    # -------------------------------------------------------------- the cluster
+
+    async def members(
+        self, *, timeout_s: float | None = None
+    ) -> tuple[MemberAddress, ...]:
+        """The members, as the leader sees them.
+
+        As another node does if there is no leader: then perhaps not the newest.
+        Raises ``Unavailable`` if nobody answers.
+        """
+        patience_s = self._pipeline.patience_s(timeout_s)
+        status = await admin.members(self._transport.endpoints, patience_s)
+        return members_from_pb(status.members)
+
+    async def add_member(
+        self,
+        node_id: int,
+        address: str,
+        *,
+        learner_only: bool = False,
+        timeout_s: float | None = None,
+    ) -> tuple[MemberAddress, ...]:
+        """Take a node in that was made by ``kvstore init --join`` and runs.
+
+        It is a learner at first, and becomes a voter by itself once it has caught up,
+        unless ``learner_only``. Returns the members then.
+
+        As of every change of the members: ``MembershipRefused`` says what does not make
+        sense, ``Unavailable`` that it was not begun in time, ``OutcomeUnknown`` that it
+        may be under way, and is not taken back.
+        """
+        added = cluster_pb2.AddMember(
+            node_id=node_id, address=address, learner_only=learner_only
+        )
+        change = cluster_pb2.ChangeMembershipRequest(add=added)
+        return await self._change_members(change, timeout_s)
+
+    async def promote_member(
+        self, node_id: int, *, timeout_s: float | None = None
+    ) -> tuple[MemberAddress, ...]:
+        """Make a learner a voter. Waits while it lags. Raises as :meth:`add_member`."""
+        change = cluster_pb2.ChangeMembershipRequest(promote=node_id)
+        return await self._change_members(change, timeout_s)
+
+    async def remove_member(
+        self, node_id: int, *, timeout_s: float | None = None
+    ) -> tuple[MemberAddress, ...]:
+        """Remove a member for good: its id is spent. Raises as :meth:`add_member`."""
+        change = cluster_pb2.ChangeMembershipRequest(remove=node_id)
+        return await self._change_members(change, timeout_s)
+
+    async def replace_member(
+        self,
+        old_node_id: int,
+        new_node_id: int,
+        address: str,
+        *,
+        timeout_s: float | None = None,
+    ) -> tuple[MemberAddress, ...]:
+        """Put a new node in an old one's place, once it has caught up.
+
+        May take long: ask again after ``OutcomeUnknown`` or ``ChangePending``, and it
+        goes on where it stopped. Raises as :meth:`add_member`.
+        """
+        added = cluster_pb2.AddMember(node_id=new_node_id, address=address)
+        replace = cluster_pb2.ReplaceMember(old_node_id=old_node_id, added=added)
+        change = cluster_pb2.ChangeMembershipRequest(replace=replace)
+        return await self._change_members(change, timeout_s)
+
+    async def _change_members(
+        self, change: cluster_pb2.ChangeMembershipRequest, timeout_s: float | None
+    ) -> tuple[MemberAddress, ...]:
+        patience_s = self._pipeline.patience_s(timeout_s)
+        endpoints = self._transport.endpoints
+        answer = await admin.change_members(endpoints, change, patience_s)
+        return members_from_pb(answer.members)
+
+    async def transfer_leadership(
+        self, to: int | None = None, *, timeout_s: float | None = None
+    ) -> Leadership:
+        """Have the leader hand over to a voter, by default the one closest to it.
+
+        Writes wait meanwhile, no longer than an election takes. Raises as
+        :meth:`add_member`.
+        """
+        patience_s = self._pipeline.patience_s(timeout_s)
+        request = cluster_pb2.TransferLeadershipRequest(to=to or 0)
+        endpoints = self._transport.endpoints
+        answer = await admin.transfer_leadership(endpoints, request, patience_s)
+        return Leadership(leader_id=answer.leader_id, term=answer.term)
+
+    async def save_snapshot(
+        self, path: str | PathLike[str], *, timeout_s: float | None = None
+    ) -> int:
+        """Write what a node has committed to its disk to a file; returns its bytes.
+
+        The node in use is asked first. The file appears whole and synced, or not at
+        all, and takes the place of one that is there. ``timeout_s`` bounds the wait for
+        each part of it.
+
+        Raises ``Unavailable`` if no node sends one, ``DamagedSnapshot`` if it came in
+        part, and ``OSError`` if it cannot be written.
+        """
+        patience_s = self._pipeline.patience_s(timeout_s)
+        return await admin.save_snapshot(self._transport.endpoints, path, patience_s)

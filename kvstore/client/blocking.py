@@ -99,6 +99,13 @@ class Client:
     txn = _blocking(AsyncClient.txn)
     compact = _blocking(AsyncClient.compact)
     status = _blocking(AsyncClient.status)
+    members = _blocking(AsyncClient.members)
+    add_member = _blocking(AsyncClient.add_member)
+    promote_member = _blocking(AsyncClient.promote_member)
+    remove_member = _blocking(AsyncClient.remove_member)
+    replace_member = _blocking(AsyncClient.replace_member)
+    transfer_leadership = _blocking(AsyncClient.transfer_leadership)
+    save_snapshot = _blocking(AsyncClient.save_snapshot)
     _level_of = _blocking(AsyncClient._level_of)  # noqa: SLF001 - the other face
 
     def scan(

@@ -173,10 +173,18 @@ class Pipeline:
         Raises:
             Unavailable: it does not answer. Closed: the client is closed. Definite.
         """
+        return await self._transport.status(endpoint, self.patience_s(timeout_s))
+
+    def patience_s(self, timeout_s: float | None) -> float:
+        """How long a request beside the pipeline may take.
+
+        Raises:
+            Closed: the client is closed. InvalidRequest: it is no time. Definite.
+        """
         if self._closed:
             raise Closed(_CLOSED_BEFORE)
         patience_s = self._timeout_s if timeout_s is None else _checked(timeout_s)
-        return await self._transport.status(endpoint, min(patience_s, _TIMEOUT_S_MAX))
+        return min(patience_s, _TIMEOUT_S_MAX)
 
     async def close(self) -> None:
         """Answer everybody, and close the transport. Repeatable."""

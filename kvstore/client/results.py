@@ -125,6 +125,18 @@ class MemberAddress:
     node_id: int
     address: str
     """``host:port`` at which it serves clients and peers."""
+    voter: bool = False
+    """Whether it counts for majorities. A learner only follows."""
+    outgoing: bool = False
+    """It counts until the change of members that is under way is done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leadership:
+    """Who leads after a handover."""
+
+    leader_id: int
+    term: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +161,8 @@ class NodeStatus:
     uptime_s: float
     raft_store_bytes: int
     state_store_bytes: int
+    epoch: int
+    """Raised when the store is restored from a backup. 0: the node did not say."""
 
 
 # ------------------------------------------------------------- from the messages
@@ -221,6 +235,21 @@ def compact_from_pb(
     return CompactResult(revision=result.revision, header=header)
 
 
+def members_from_pb(
+    members: Iterable[cluster_pb2.Member],
+) -> tuple[MemberAddress, ...]:
+    """O(members)."""
+    return tuple(
+        MemberAddress(
+            node_id=member.node_id,
+            address=member.address,
+            voter=member.voter,
+            outgoing=member.outgoing,
+        )
+        for member in members
+    )
+
+
 def status_from_pb(status: cluster_pb2.StatusResponse) -> NodeStatus:
     """O(members)."""
     return NodeStatus(
@@ -234,12 +263,10 @@ def status_from_pb(status: cluster_pb2.StatusResponse) -> NodeStatus:
         last_log_index=status.last_log_index,
         revision=status.revision,
         compact_revision=status.compact_revision,
-        members=tuple(
-            MemberAddress(node_id=member.node_id, address=member.address)
-            for member in status.members
-        ),
+        members=members_from_pb(status.members),
         version=status.version,
         uptime_s=status.uptime_seconds,
         raft_store_bytes=status.raft_store_bytes,
         state_store_bytes=status.state_store_bytes,
+        epoch=status.epoch,
     )

@@ -183,11 +183,9 @@ def test_a_node_that_is_behind_is_left_for_another(fake_nodes: Any) -> None:
             two.pairs[b"k"] = b"v"
             found = await client.get("k", consistency=Consistency.SESSION)
             assert found is not None
-            async with AsyncClient([one.address]) as client:
+            async with AsyncClient([one.address]) as alone:
                 with pytest.raises(Unavailable, match="not applied: behind"):
-                    await client.get(
-                        "k", consistency=Consistency.SESSION, timeout_s=0.2
-                    )
+                    await alone.get("k", consistency=Consistency.SESSION, timeout_s=0.2)
 
     asyncio.run(scenario())
 
