@@ -5,6 +5,7 @@ module          holds
 ==============  =====================================================================
 script          ``.raft`` files: reading them, replaying them, what they should say
 commands        what a line of a script can ask for
+founding        how its first line makes the cluster
 arguments       the words of such a line
 cluster         nodes, their disks and states, and the wire between them
 disk            what of a node a crash leaves

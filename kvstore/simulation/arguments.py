@@ -16,7 +16,7 @@ class Arguments:
     """
 
     def __init__(self, line: str) -> None:
-        self.command, *words = line.split()
+        self.command, *words = line.split() or [""]
         self._words = [word for word in words if "=" not in word]
         self._options: dict[str, str] = {}
         for word in words:

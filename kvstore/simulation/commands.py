@@ -1,39 +1,25 @@
 """What a line of a script can ask for. ``docs/scripts.md`` describes each command."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 
-from kvstore.errors import ConfigError, KVStoreError
+from kvstore.errors import KVStoreError
 from kvstore.raft.membership import (
-    NOBODY,
     AddLearner,
     Change,
-    Configuration,
     Demote,
     MemberInfo,
     Promote,
     Remove,
     SetLeases,
 )
-from kvstore.raft.messages import Entry, EntryKind, HardState
 from kvstore.raft.node import RaftNode
-from kvstore.raft.options import RaftOptions
 from kvstore.simulation import describe
 from kvstore.simulation.arguments import Arguments, Mistake, number
-from kvstore.simulation.cluster import Cluster, Host, Selector
-from kvstore.simulation.disk import Disk
+from kvstore.simulation.cluster import Host, Selector
+from kvstore.simulation.founding import found, member_info
 from kvstore.simulation.stage import Stage
-from kvstore.types import Incarnation, LogIndex, NodeId, Term
-
-NODES_MAX = 16
-"""Nodes in a script; more would not be read."""
-DEFAULTS: Mapping[str, int] = {
-    "election_timeout_ticks": 10,
-    "heartbeat_interval_ticks": 1,
-    "evidence_election_ticks_max": 2,
-    "lease_ms": 70,
-}
-"""Options of the core where scripts want smaller numbers."""
+from kvstore.types import Incarnation, LogIndex, NodeId
 
 
 def execute(stage: Stage, line: str) -> list[str]:
@@ -46,7 +32,7 @@ def execute(stage: Stage, line: str) -> list[str]:
     rest = line.removesuffix(" quiet")
     expected = None
     if rest.startswith("expect-error "):
-        _, expected, rest = [*rest.split(maxsplit=2), ""][:3]
+        _, expected, rest = [*rest.split(maxsplit=2), "", ""][:3]
     arguments = Arguments(rest)
     said: list[str] = []
     try:
@@ -73,74 +59,6 @@ def _dispatch(stage: Stage, arguments: Arguments) -> None:
         )
     command(stage, arguments)
     arguments.finish()
-
-
-# ------------------------------------------------------------------------ the cluster
-
-
-def _nodes(stage: Stage, arguments: Arguments) -> None:
-    if stage.is_set:
-        raise Mistake("the nodes are there already: one cluster a script")
-    count = number(arguments.word("how many nodes"), "nodes")
-    if not 1 <= count <= NODES_MAX:
-        raise Mistake(f"expected 1 to {NODES_MAX} nodes, found {count}")
-    ids = [NodeId(each) for each in range(1, count + 1)]
-    voters = [NodeId(it) for it in arguments.numbers("voters") or ids]
-    observers = [NodeId(it) for it in arguments.numbers("observers") or []]
-    learners = [NodeId(it) for it in arguments.numbers("learners") or []]
-    founding = Configuration(
-        voters=tuple(sorted(voters)),
-        learners=tuple(sorted([*learners, *observers])),
-        members={
-            **{it: _info(it, promotable=True) for it in [*voters, *learners]},
-            **{it: _info(it, promotable=False) for it in observers},
-        },
-        leases=arguments.choice("leases", ("on", "off"), "off") == "on",
-    )
-    disks = {
-        each: _disk(
-            founding if each in founding.members else NOBODY,
-            log=arguments.numbers(f"{each}.log") or [],
-            term=arguments.number(f"{each}.term") or 0,
-            vote=arguments.number(f"{each}.vote"),
-        )
-        for each in ids
-    }
-    stage.set(Cluster(disks, _options(arguments)))
-
-
-def _info(node: NodeId, *, promotable: bool) -> MemberInfo:
-    return MemberInfo(f"n{node}:1", promotable=promotable)
-
-
-def _disk(
-    configuration: Configuration, *, log: list[int], term: int, vote: int | None
-) -> Disk:
-    if log != sorted(log) or 0 in log:
-        raise Mistake(f"expected terms from 1 that never fall, found {log}")
-    return Disk(
-        configuration,
-        hard_state=HardState(
-            term=Term(max([term, *log])), vote=None if vote is None else NodeId(vote)
-        ),
-        entries=[
-            Entry(Term(it), LogIndex(at), EntryKind.COMMANDS, b"x%d" % it)
-            for at, it in enumerate(log, 1)
-        ],
-    )
-
-
-def _options(arguments: Arguments) -> RaftOptions:
-    known = {field.name for field in fields(RaftOptions)}
-    chosen = dict(DEFAULTS)
-    for name, value in arguments.options().items():
-        if name not in known:
-            raise Mistake(f"there is no option {name}=; see RaftOptions")
-        chosen[name] = number(value, f"{name}=")
-    try:
-        return RaftOptions(**chosen)
-    except ConfigError as error:
-        raise Mistake(str(error)) from error
 
 
 # ----------------------------------------------------------------------------- inputs
@@ -179,7 +97,7 @@ def _conf(stage: Stage, arguments: Arguments) -> None:
     changes: list[Change] = []
     for name, promotable in (("add-learner", True), ("add-observer", False)):
         changes += [
-            AddLearner(NodeId(it), _info(NodeId(it), promotable=promotable))
+            AddLearner(NodeId(it), member_info(NodeId(it), promotable=promotable))
             for it in arguments.numbers(name) or []
         ]
     changes += [Promote(NodeId(it)) for it in arguments.numbers("promote") or []]
@@ -467,7 +385,7 @@ def _assert_safe(stage: Stage, arguments: Arguments) -> None:
 
 
 COMMANDS: Mapping[str, Callable[[Stage, Arguments], None]] = {
-    "nodes": _nodes,
+    "nodes": found,
     "campaign": _campaign,
     "elect": _elect,
     "resign": _resign,
