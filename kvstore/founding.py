@@ -9,7 +9,15 @@ from kvstore.config import check_address
 from kvstore.errors import ConfigError, DirectoryNotFounded, ForeignDirectory
 from kvstore.replica.interfaces import Identity, Member
 from kvstore.storage.data_directory import DataDirectory
-from kvstore.types import CLUSTER_ID_BYTES, ClusterId, NodeId
+from kvstore.types import (
+    CLUSTER_ID_BYTES,
+    FIRST_EPOCH,
+    INCARNATION_MAX,
+    ClusterId,
+    Epoch,
+    Incarnation,
+    NodeId,
+)
 
 ADDRESS_ALONE = "127.0.0.1:7400"
 """Of an only member, should ``kvstore serve`` run its directory some day."""
@@ -44,18 +52,64 @@ def found(
         raise ConfigError(
             f"cluster_id has {len(cluster_id)} bytes; it must have {CLUSTER_ID_BYTES}"
         )
+    identity = Identity(
+        cluster_id=ClusterId(cluster_id),
+        node_id=NodeId(node_id),
+        incarnation=new_incarnation(),
+    )
+    DataDirectory.found(Path(data_dir), identity, checked_members(members))
+
+
+def join(
+    data_dir: str | PathLike[str],
+    *,
+    node_id: int,
+    cluster_id: bytes,
+    members: Mapping[int, str],
+    epoch: int = FIRST_EPOCH,
+    state_id: bytes | None = None,
+) -> None:
+    """Write the data directory of a member that is to be added to a cluster. Blocks.
+
+    It waits, once it runs, until a leader finds it. ``cluster_id``, ``epoch`` and
+    ``state_id`` are those of the cluster, as any member's status says them; ``members``
+    maps node ids that are known, this node's own too, to ``host:port``. ``node_id`` is
+    one that was never used in this cluster.
+
+    Raises:
+        as :func:`found` does.
+    """
+    identity = Identity(
+        cluster_id=ClusterId(cluster_id),
+        node_id=NodeId(node_id),
+        incarnation=new_incarnation(),
+        epoch=Epoch(epoch),
+        state_id=None if state_id is None else ClusterId(state_id),
+    )
+    if node_id not in members:
+        raise ConfigError(f"the address of member {node_id} itself is missing")
+    DataDirectory.join(Path(data_dir), identity, checked_members(members))
+
+
+def new_incarnation() -> Incarnation:
+    """Draw what names one data directory."""
+    return Incarnation(secrets.randbelow(INCARNATION_MAX) + 1)
+
+
+def checked_members(members: Mapping[int, str]) -> list[Member]:
+    """Members in order of id, their addresses checked.
+
+    Raises:
+        ConfigError: an address does not read ``host:port``, or stands there twice.
+    """
     for member, address in members.items():
         check_address(f"the address of member {member}", address, port_min=1)
     if len(set(members.values())) != len(members):
         raise ConfigError(f"two members have one address: {dict(members)}")
-    DataDirectory.found(
-        Path(data_dir),
-        Identity(cluster_id=ClusterId(cluster_id), node_id=NodeId(node_id)),
-        [
-            Member(node_id=NodeId(member), address=address)
-            for member, address in sorted(members.items())
-        ],
-    )
+    return [
+        Member(node_id=NodeId(member), address=address)
+        for member, address in sorted(members.items())
+    ]
 
 
 def found_alone(data_dir: Path) -> None:

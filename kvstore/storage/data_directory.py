@@ -7,6 +7,8 @@
     DIR/identity.founding the same, while the founding is not finished
     DIR/raft/             LMDB: the Raft log
     DIR/state/            LMDB: the state machine
+    DIR/incoming/         snapshots that arrive; gone once they are installed
+    DIR/snapshots/        copies of the state on their way to others; gone with them
 
 A directory is founded once, on purpose, and opened many times. Opening never creates
 anything: an empty directory where data used to be must not look like a new member,
@@ -18,122 +20,69 @@ while a directory that lost its ``identity`` never looks like one.
 """
 
 import fcntl
-import json
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from kvstore.errors import (
     ConfigError,
-    DamagedDirectory,
     DataDirectoryError,
     DirectoryLocked,
     DirectoryNotFounded,
     ForeignDirectory,
-    NewerFormat,
+)
+from kvstore.raft.membership import (
+    MEMBERS_MAX,
+    NOBODY,
+    Configuration,
+    MemberInfo,
 )
 from kvstore.replica.interfaces import Identity, Member
-from kvstore.storage.checksum import crc32c
 from kvstore.storage.environment import (
-    ADVICE,
     DATA_FILE,
     LOCK_FILE,
     fsync_directory,
 )
+from kvstore.storage.identity_file import IdentityFile, damaged
 from kvstore.storage.lmdb_log import LMDBLog
 from kvstore.storage.lmdb_state import LMDBState
-from kvstore.types import CLUSTER_ID_BYTES, NODE_ID_MAX, ClusterId, NodeId
-
-FORMAT_VERSION = 1
-"""Of the directory as a whole: what is in it, and how it is laid out."""
+from kvstore.types import (
+    CLUSTER_ID_BYTES,
+    EPOCH_MAX,
+    FIRST_EPOCH,
+    INCARNATION_MAX,
+    NODE_ID_MAX,
+    NodeId,
+)
 
 LOCK = "LOCK"
 IDENTITY = "identity"
 FOUNDING = "identity.founding"
 RAFT = "raft"
 STATE = "state"
+INCOMING = "incoming"
+SNAPSHOTS = "snapshots"
 
-_MAGIC = "kvstore data directory"
 _IDENTITY_BYTES_MAX = 1 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IdentityFile:
-    """What the identity file says.
-
-    Text of three lines: the magic, JSON, and ``crc32c <8 hex digits>`` of the two lines
-    before it. People read it when they wonder whose directory this is.
-    """
-
-    identity: Identity
-    members: tuple[Member, ...]
-    """The founding members."""
-
-    def encode(self) -> bytes:
-        facts = {
-            "format_version": FORMAT_VERSION,
-            "cluster_id": self.identity.cluster_id.hex(),
-            "node_id": self.identity.node_id,
-            "members": [
-                {"node_id": member.node_id, "address": member.address}
-                for member in self.members
-            ],
-        }
-        text = f"{_MAGIC}\n{json.dumps(facts)}\n".encode()
-        return text + f"crc32c {crc32c(text):08x}\n".encode()
-
-    @classmethod
-    def decode(cls, content: bytes, path: Path) -> Self:
-        """Read back what :meth:`encode` made.
-
-        Raises:
-            ForeignDirectory: the file is not ours.
-            DamagedDirectory: it fails its checksum.
-            NewerFormat: a newer kvstore wrote it.
-        """
-        if not content.startswith(f"{_MAGIC}\n".encode()):
-            # One damaged byte in the first line must not make the directory foreign.
-            if b"crc32c " not in content:
-                raise ForeignDirectory(
-                    f"{path} was not written by kvstore: choose another directory"
-                )
-            raise _damaged(path.parent, f"{path.name} is damaged")
-        text, _, crc_line = content.rpartition(b"crc32c ")
-        if crc_line != f"{crc32c(text):08x}\n".encode():
-            raise _damaged(path.parent, f"{path.name} fails its checksum")
-        facts = json.loads(text.decode().split("\n")[1])
-        version = facts["format_version"]
-        if version > FORMAT_VERSION:
-            raise NewerFormat(
-                f"{path.parent} has format {version}, this kvstore reads up to format "
-                f"{FORMAT_VERSION}: run the version that wrote it, or a newer one"
-            )
-        members = tuple(
-            Member(node_id=NodeId(member["node_id"]), address=member["address"])
-            for member in facts["members"]
-        )
-        identity = Identity(
-            cluster_id=ClusterId(bytes.fromhex(facts["cluster_id"])),
-            node_id=NodeId(facts["node_id"]),
-        )
-        return cls(identity=identity, members=members)
 
 
 class DataDirectory:
     """A founded directory, locked by this process until it is closed."""
 
-    __slots__ = ("_lock_fd", "identity", "members", "path")
+    __slots__ = ("_lock_fd", "identity", "joined", "members", "path")
 
     def __init__(self, path: Path, facts: IdentityFile, lock_fd: int) -> None:
         """Takes over a held lock; :meth:`open` is how to get one."""
         self.path = path
         self.identity = facts.identity
         self.members = facts.members
-        """The founding members, as given when the cluster was founded."""
+        """The founding members, as given when the cluster was founded; of a member
+        that joined, those that it was told of."""
+        self.joined = facts.joined
+        """Whether it joined a cluster that others had founded."""
         self._lock_fd: int | None = lock_fd
 
     @classmethod
@@ -150,7 +99,44 @@ class DataDirectory:
                 was changed.
             OSError: the medium or the operating system refused; found it again.
         """
-        _check_founders(identity, members)
+        check_founders(identity, members)
+        configuration = founding_configuration(members).encode()
+
+        def make_stores() -> None:
+            LMDBLog.create(path / RAFT, identity, configuration)
+            LMDBState.create(path / STATE, identity)
+
+        facts = IdentityFile(identity=identity, members=tuple(members))
+        cls.make(path, facts, make_stores)
+
+    @classmethod
+    def join(cls, path: Path, identity: Identity, members: Sequence[Member]) -> None:
+        """Make ``path`` the directory of one that is to be added to a cluster, durably.
+
+        It knows of no members but as a hint, ``members``: it takes part once a leader
+        has found it and told it of them.
+
+        Raises:
+            as :meth:`found` does.
+        """
+        _check_identity(identity)
+
+        def make_stores() -> None:
+            LMDBLog.create(path / RAFT, identity, NOBODY.encode())
+            LMDBState.create(path / STATE, identity)
+
+        facts = IdentityFile(identity=identity, members=tuple(members), joined=True)
+        cls.make(path, facts, make_stores)
+
+    @classmethod
+    def make(
+        cls, path: Path, facts: IdentityFile, make_stores: Callable[[], None]
+    ) -> None:
+        """Make ``path`` a data directory with what ``make_stores`` puts there, durably.
+
+        Raises:
+            DirectoryLocked, DataDirectoryError, OSError: as :meth:`found` does.
+        """
         if path.exists() and not path.is_dir():
             raise ForeignDirectory(f"{path} is not a directory: choose another one")
         _check_may_found(path)
@@ -158,14 +144,12 @@ class DataDirectory:
         lock_fd = _lock(path)
         try:
             _check_may_found(path)  # again, now that nobody else can change it
-            facts = IdentityFile(identity=identity, members=tuple(members))
-            _write_durably(path / FOUNDING, facts.encode())
+            write_durably(path / FOUNDING, facts.encode())
             for name in (RAFT, STATE):
                 if (path / name).exists():
                     shutil.rmtree(path / name)
             fsync_directory(path)
-            LMDBLog.create(path / RAFT, identity)
-            LMDBState.create(path / STATE, identity)
+            make_stores()
             fsync_directory(path)
             (path / FOUNDING).rename(path / IDENTITY)
             fsync_directory(path)
@@ -208,6 +192,16 @@ class DataDirectory:
         """The directory of the state store's environment."""
         return self.path / STATE
 
+    @property
+    def incoming_path(self) -> Path:
+        """Where snapshots arrive."""
+        return self.path / INCOMING
+
+    @property
+    def snapshots_path(self) -> Path:
+        """Where snapshots wait to be sent."""
+        return self.path / SNAPSHOTS
+
     def close(self) -> None:
         """Unlock. Close what was opened inside first. Twice is fine."""
         if self._lock_fd is not None:
@@ -241,7 +235,7 @@ def _check_may_found(path: Path) -> None:
     if not strangers:
         return
     if names & {RAFT, STATE}:
-        raise _damaged(path, f"{IDENTITY} is missing")
+        raise damaged(path, f"{IDENTITY} is missing")
     raise ForeignDirectory(
         f"{path} is not empty (it holds {strangers[0]!r}): choose an empty directory, "
         "or one that does not exist yet"
@@ -260,7 +254,7 @@ def _check_may_open(path: Path) -> None:
             f"the founding of {path} was interrupted: repeat `kvstore init`"
         )
     if names & {RAFT, STATE}:
-        raise _damaged(path, f"{IDENTITY} is missing")
+        raise damaged(path, f"{IDENTITY} is missing")
     if names - {LOCK}:
         raise ForeignDirectory(
             f"{path} holds something else than kvstore's data: choose another directory"
@@ -284,7 +278,7 @@ def _read_whole(path: Path, expected: Identity | None) -> IdentityFile:
         )
     for name in (RAFT, STATE):
         if not (path / name / DATA_FILE).is_file():
-            raise _damaged(path, f"{name}/{DATA_FILE} is missing")
+            raise damaged(path, f"{name}/{DATA_FILE} is missing")
     return facts
 
 
@@ -335,7 +329,8 @@ def _lock(path: Path) -> int:
     return fd
 
 
-def _write_durably(path: Path, content: bytes) -> None:
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a whole file; it and its name are durable on return."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -343,22 +338,30 @@ def _write_durably(path: Path, content: bytes) -> None:
     fsync_directory(path.parent)
 
 
-def _damaged(path: Path, what: str) -> DamagedDirectory:
-    return DamagedDirectory(f"{path} is damaged: {what}; {ADVICE}")
-
-
 def _shown(identity: Identity) -> str:
     return f"member {identity.node_id} of cluster {identity.cluster_id.hex()}"
 
 
-def _check_founders(identity: Identity, members: Sequence[Member]) -> None:
+def founding_configuration(members: Sequence[Member]) -> Configuration:
+    """What a cluster of these members begins with; all voters.
+
+    Their incarnations are not known to one another yet, and all founders must begin
+    with the same.
+    """
+    return Configuration(
+        voters=tuple(sorted(member.node_id for member in members)),
+        members={member.node_id: MemberInfo(member.address) for member in members},
+    )
+
+
+def check_founders(identity: Identity, members: Sequence[Member]) -> None:
     """Raise ``ConfigError`` for a founding that makes no sense."""
-    if len(identity.cluster_id) != CLUSTER_ID_BYTES:
-        raise ConfigError(f"a cluster id has {CLUSTER_ID_BYTES} bytes")
+    _check_identity(identity)
     ids = [member.node_id for member in members]
     for node_id in ids:
-        if not 0 < node_id <= NODE_ID_MAX:
-            raise ConfigError(f"a node id is between 1 and {NODE_ID_MAX}: {node_id}")
+        _check_node_id(node_id)
+    if len(ids) > MEMBERS_MAX:
+        raise ConfigError(f"{len(ids)} founding members; a cluster has {MEMBERS_MAX}")
     if len(set(ids)) != len(ids):
         raise ConfigError(f"a founding member is listed twice: {ids}")
     if identity.node_id not in ids:
@@ -366,3 +369,19 @@ def _check_founders(identity: Identity, members: Sequence[Member]) -> None:
             f"member {identity.node_id} is not among the founding members {ids}: list "
             "all of them, this one too"
         )
+
+
+def _check_identity(identity: Identity) -> None:
+    _check_node_id(identity.node_id)
+    ids = [identity.cluster_id, identity.origin_id]
+    if any(len(cluster_id) != CLUSTER_ID_BYTES for cluster_id in ids):
+        raise ConfigError(f"a cluster id has {CLUSTER_ID_BYTES} bytes")
+    if not FIRST_EPOCH <= identity.epoch <= EPOCH_MAX:
+        raise ConfigError(f"an epoch is between {FIRST_EPOCH} and {EPOCH_MAX}")
+    if not 0 <= identity.incarnation <= INCARNATION_MAX:
+        raise ConfigError(f"an incarnation is between 1 and {INCARNATION_MAX}")
+
+
+def _check_node_id(node_id: NodeId) -> None:
+    if not 0 < node_id <= NODE_ID_MAX:
+        raise ConfigError(f"a node id is between 1 and {NODE_ID_MAX}: {node_id}")

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,13 @@ from kvstore.errors import (
     ForeignDirectory,
     NewerFormat,
 )
+from kvstore.raft.membership import NOBODY, Configuration, MemberInfo
 from kvstore.replica.interfaces import Identity, Member
 from kvstore.storage.checksum import crc32c
 from kvstore.storage.data_directory import DataDirectory
 from kvstore.storage.lmdb_log import LMDBLog
 from kvstore.storage.lmdb_state import LMDBState
-from kvstore.types import ClusterId, LogIndex, NodeId
+from kvstore.types import ClusterId, Epoch, Incarnation, LogIndex, NodeId
 
 MEMBERS = tuple(
     Member(node_id=NodeId(number), address=f"host{number}:7400") for number in (5, 7, 9)
@@ -220,12 +222,74 @@ def test_identity_that_was_never_ours_is_foreign(path: Path) -> None:
         DataDirectory.open(path)
 
 
+def test_older_format_is_refused(path: Path) -> None:
+    """Goal: a directory of before the first release is not taken for a damaged one."""
+    text = (path / "identity").read_bytes().rpartition(b"crc32c ")[0]
+    text = text.replace(b'"format_version": 2', b'"format_version": 1')
+    (path / "identity").write_bytes(text + f"crc32c {crc32c(text):08x}\n".encode())
+    with pytest.raises(DataDirectoryError, match=r"has format 1.*found the cluster"):
+        DataDirectory.open(path)
+
+
+def test_founders_begin_with_one_configuration(path: Path, identity: Identity) -> None:
+    """Goal: the founding members are in the log's base, where consensus looks."""
+    with DataDirectory.open(path) as directory:
+        log = LMDBLog.open(directory.raft_path, identity)
+        configuration = Configuration.decode(log.base_configuration)
+        log.close()
+    assert configuration.voters == (5, 7, 9)
+    assert configuration.members[NodeId(9)] == MemberInfo("host9:7400")
+
+
+def test_joiner_knows_of_no_voters(tmp_path: Path) -> None:
+    """Goal: it can neither vote nor campaign until a leader tells it of members, and
+    all of its identity comes back."""
+    path = tmp_path / "data"
+    identity = Identity(
+        cluster_id=ClusterId(b"c" * 16),
+        node_id=NodeId(11),
+        incarnation=Incarnation(2**63 - 1),
+        epoch=Epoch(3),
+        state_id=ClusterId(b"s" * 16),
+    )
+    DataDirectory.join(path, identity, MEMBERS)
+    with DataDirectory.open(path, expected=identity) as directory:
+        assert (directory.joined, directory.members) == (True, MEMBERS)
+        log = LMDBLog.open(directory.raft_path, identity)
+        assert Configuration.decode(log.base_configuration) == NOBODY
+        log.close()
+        LMDBState.open(directory.state_path, identity).close()
+
+
+RIGHT = Identity(cluster_id=ClusterId(bytes(16)), node_id=NodeId(7))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        replace(RIGHT, node_id=NodeId(0)),
+        replace(RIGHT, cluster_id=ClusterId(b"short")),
+        replace(RIGHT, state_id=ClusterId(b"short")),
+        replace(RIGHT, epoch=Epoch(0)),
+        replace(RIGHT, epoch=Epoch(2**15)),
+        replace(RIGHT, incarnation=Incarnation(2**63)),
+    ],
+)
+def test_joining_that_makes_no_sense_is_refused(
+    tmp_path: Path, wrong: Identity
+) -> None:
+    """Goal: a mistake shows before anything is on disk."""
+    with pytest.raises(ConfigError):
+        DataDirectory.join(tmp_path / "data", wrong, MEMBERS)
+    assert not (tmp_path / "data").exists()
+
+
 def test_newer_format_is_refused(path: Path, identity: Identity) -> None:
     """Goal: after a downgrade the message says what to run."""
     text = (path / "identity").read_bytes().rpartition(b"crc32c ")[0]
-    text = text.replace(b'"format_version": 1', b'"format_version": 2')
+    text = text.replace(b'"format_version": 2', b'"format_version": 3')
     (path / "identity").write_bytes(text + f"crc32c {crc32c(text):08x}\n".encode())
-    with pytest.raises(NewerFormat, match=r"has format 2.*run the version that wrote"):
+    with pytest.raises(NewerFormat, match=r"has format 3.*run the version that wrote"):
         DataDirectory.open(path)
     with pytest.raises(NewerFormat):
         DataDirectory.found(path, identity, MEMBERS)
@@ -321,11 +385,13 @@ def test_founding_waits_for_nobody(tmp_path: Path, identity: Identity) -> None:
     original = LMDBLog.create.__func__  # type: ignore[attr-defined]
     seen: list[str] = []
 
-    def create(cls: type[LMDBLog], where: Path, who: Identity) -> None:
+    def create(
+        cls: type[LMDBLog], where: Path, who: Identity, configuration: bytes
+    ) -> None:
         with pytest.raises(DirectoryLocked):
             DataDirectory.found(path, identity, MEMBERS)
         seen.extend(names(path))
-        original(cls, where, who)
+        original(cls, where, who, configuration)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LMDBLog, "create", classmethod(create))
