@@ -122,7 +122,7 @@ def validate_batch(batch: kv_pb2.CommandBatch, limits: Limits, *, size: int) -> 
     """Check what a client sent, before it is proposed. About 0.5 µs for a plain put.
 
     ``size``: bytes of the batch as it came. They are what is stored, and may say one
-    thing many times.
+    thing many times. A header of a session counts as a command, too.
 
     Raises:
         InvalidRequest: also ``RequestTooLarge``. ``command_index`` says which command;

@@ -23,6 +23,7 @@ from kvstore.state_machine.limits import (
     PAIR_OVERHEAD_BYTES,
     Limits,
 )
+from kvstore.state_machine.sessions import COMMAND_NUMBER_MAX
 from tests.state_machine.model import ALL, compact, delete, inside, op, put, step, txn
 
 LIMITS = Limits(
@@ -308,6 +309,78 @@ def test_a_range_is_checked_like_a_range_in_a_transaction() -> None:
     ):
         with pytest.raises(InvalidRequest):
             validate_range(wrong, LIMITS)
+
+
+def test_a_range_of_a_batch_or_transaction_has_no_options_of_its_own() -> None:
+    """Goal: an option that would be ignored is refused, even if it says the default."""
+    request = Range(key=b"k", options=kv_pb2.ReadOptions())
+    with pytest.raises(InvalidRequest, match="options"):
+        validate_range(request, LIMITS)
+    assert "options" in refused(txn([], [op(request)]))
+
+
+# ----------------------------------------------------------------- sessions
+
+
+def header(
+    count: int = 1, *, session_id: int = 7, first: int = 5, acknowledged: int = 4
+) -> kv_pb2.Command:
+    return kv_pb2.Command(
+        session_commands=kv_pb2.SessionCommands(
+            session_id=session_id,
+            first_number=first,
+            count=count,
+            acknowledged=acknowledged,
+        )
+    )
+
+
+OPEN = kv_pb2.Command(open_session=kv_pb2.OpenSession())
+CLOSE = kv_pb2.Command(close_session=kv_pb2.CloseSession(session_id=7))
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        [OPEN, OPEN, CLOSE],
+        [header(2), put(b"k"), compact(1)],
+        [header(), put(b"k"), header(first=6), delete(b"k"), put(b"k")],
+        [put(b"k"), header(), txn(), CLOSE],
+        [header(first=COMMAND_NUMBER_MAX), put(b"k")],
+    ],
+)
+def test_sessions_are_opened_used_and_closed(commands: list[kv_pb2.Command]) -> None:
+    validate(batch(*commands), LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "commands"),
+    [
+        (0, [header(0), put(b"k")]),
+        (0, [header(session_id=0), put(b"k")]),
+        (0, [header(session_id=-1), put(b"k")]),
+        (0, [header(first=0, acknowledged=0), put(b"k")]),
+        (0, [header(acknowledged=5), put(b"k")]),
+        (0, [header(2, first=COMMAND_NUMBER_MAX), put(b"k"), put(b"k")]),
+        (0, [header()]),
+        (1, [put(b"k"), header(2), put(b"k")]),
+        (0, [header(2**32 - 1), put(b"k")]),
+        (1, [header(2), header(first=6), put(b"k")]),
+        (2, [header(2), put(b"k"), OPEN]),
+        (1, [header(), CLOSE]),
+        (2, [header(), put(b"k"), header()]),
+        (0, [kv_pb2.Command(close_session=kv_pb2.CloseSession())]),
+        (0, [kv_pb2.Command(expire_sessions=kv_pb2.ExpireSessions())]),
+        (1, [header(), put(K5)]),
+    ],
+)
+def test_what_a_session_cannot_say_is_refused(
+    wrong: int, commands: list[kv_pb2.Command]
+) -> None:
+    """Goal: above all, no header reaches into the batch joined behind its own."""
+    with pytest.raises(InvalidRequest) as caught:
+        validate(batch(*commands), LIMITS)
+    assert caught.value.command_index == wrong
 
 
 def test_range_bounds_are_those_of_etcd() -> None:
