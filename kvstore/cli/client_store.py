@@ -5,7 +5,9 @@ from typing import Self
 
 from kvstore.cli.options import Connection
 from kvstore.client.cluster import ClusterTransport
+from kvstore.client.consistency import ReadLevel
 from kvstore.client.pipeline import Pipeline
+from kvstore.client.results import ResponseHeader
 from kvstore.pb import kv_pb2
 
 
@@ -50,7 +52,9 @@ class ClientStore:
         result, _ = await self._pipeline.write(kv_pb2.Command(compact=request))
         return result.compact
 
-    async def range(self, request: kv_pb2.Range) -> kv_pb2.RangeResult:
-        """Read a range."""
-        result, _ = await self._pipeline.read(request)
-        return result.range
+    async def read(
+        self, request: kv_pb2.Range, level: ReadLevel
+    ) -> tuple[kv_pb2.RangeResult, ResponseHeader]:
+        """Read a range, and learn what the answer is worth."""
+        result, header = await self._pipeline.read(request, level=level)
+        return result.range, header

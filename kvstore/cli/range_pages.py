@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 
-from kvstore.cli.store import Store
+from kvstore.cli.reading import Reader
 from kvstore.client.scan import Scan
 from kvstore.pb import kv_pb2
 
@@ -18,7 +18,7 @@ _SORT_KEYS: dict[int, Callable[[kv_pb2.KeyValue], int | bytes]] = {
 
 
 async def read_pages(
-    store: Store, request: kv_pb2.Range
+    reader: Reader, request: kv_pb2.Range
 ) -> AsyncIterator[kv_pb2.RangeResult]:
     """Yield the pairs that ``request`` names, at most its ``limit`` (0: all).
 
@@ -30,18 +30,18 @@ async def read_pages(
             past the first page's revision meanwhile: the rest cannot be read.
     """
     if request.sort_target == kv_pb2.Range.KEY:
-        async for page in _pages_by_key(store, request):
+        async for page in _pages_by_key(reader, request):
             yield page
         return
-    first = await store.range(request)
+    first = await reader.range(request)
     if not first.more or len(first.kvs) == request.limit:
         yield first
         return
-    yield await _sorted_here(store, request, first)
+    yield await _sorted_here(reader, request, first)
 
 
 async def _pages_by_key(
-    store: Store, request: kv_pb2.Range
+    reader: Reader, request: kv_pb2.Range
 ) -> AsyncIterator[kv_pb2.RangeResult]:
     ask = kv_pb2.Range()
     ask.CopyFrom(request)
@@ -57,7 +57,7 @@ async def _pages_by_key(
     while scan.more:
         ask.key, ask.range_end, ask.revision = scan.start, scan.end, scan.revision
         ask.limit = min(left, PAGE_PAIRS_MAX) if left else PAGE_PAIRS_MAX
-        page = await store.range(ask)
+        page = await reader.range(ask)
         yield page
         last = page.kvs[-1].key if page.kvs else None
         scan.advance(last=last, more=page.more, revision=page.revision)
@@ -68,7 +68,7 @@ async def _pages_by_key(
 
 
 async def _sorted_here(
-    store: Store, request: kv_pb2.Range, first: kv_pb2.RangeResult
+    reader: Reader, request: kv_pb2.Range, first: kv_pb2.RangeResult
 ) -> kv_pb2.RangeResult:
     by_key = kv_pb2.Range(
         key=request.key,
@@ -78,7 +78,7 @@ async def _sorted_here(
         keys_only=request.keys_only and request.sort_target != kv_pb2.Range.VALUE,
     )
     pairs: list[kv_pb2.KeyValue] = []
-    async for page in _pages_by_key(store, by_key):
+    async for page in _pages_by_key(reader, by_key):
         pairs += page.kvs
     pairs.sort(
         key=_SORT_KEYS[request.sort_target],

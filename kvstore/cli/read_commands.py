@@ -20,6 +20,7 @@ from kvstore.cli.options import (
     reads_only,
 )
 from kvstore.cli.output import (
+    Json,
     OutputFormat,
     human_count,
     note,
@@ -29,6 +30,13 @@ from kvstore.cli.output import (
     stdout_is_terminal,
 )
 from kvstore.cli.range_pages import read_pages
+from kvstore.cli.reading import (
+    Reader,
+    ReadingOptions,
+    explain_on_stderr,
+    explanation_json,
+    reading_options,
+)
 from kvstore.cli.results import pair_json, print_pairs
 from kvstore.cli.store import Store, run
 from kvstore.pb import kv_pb2
@@ -42,6 +50,7 @@ _PLAIN_CONTROLS = "\n\t"
         "kvstore get greeting",
         "kvstore get photo > photo.jpg",
         "kvstore get greeting --revision 12",
+        "kvstore get greeting --consistency stale --explain",
         "kvstore get greeting --json | jq -r .value.text",
         "kvstore get --key-format hex 00ff",
     ),
@@ -58,6 +67,7 @@ _PLAIN_CONTROLS = "\n\t"
     is_flag=True,
     help="Write the exact bytes even to a terminal, and add no line end.",
 )
+@reading_options
 @key_format_option
 @connection_options
 @output_option
@@ -67,6 +77,7 @@ def get(
     key: str,
     revision: int | None,
     raw: bool,
+    reading: ReadingOptions,
     decode_key: Callable[[str], bytes],
     connection: Connection,
     output: OutputFormat,
@@ -79,12 +90,19 @@ def get(
     """
     data = decode_key(key)
     request = kv_pb2.Range(key=data, revision=revision or 0)
-    result = run(connection, lambda store: store.range(request))
+    result, header = run(connection, lambda store: store.read(request, reading.level))
+    if output is not OutputFormat.JSON or not result.kvs:
+        explain_on_stderr(header, reading, request.revision)
     if not result.kvs:
         raise CommandFailed(f"no such key: {printable(data)}", code=ExitCode.NEGATIVE)
     (pair,) = result.kvs
     if output is OutputFormat.JSON:
-        print_json(pair_json(pair))
+        fields = pair_json(pair)
+        if reading.explain:
+            fields["explained"] = explanation_json(
+                header, reading.level, request.revision
+            )
+        print_json(fields)
     elif raw or not stdout_is_terminal():
         _write_exactly(pair.value)
     elif _is_plain(pair.value):
@@ -131,6 +149,7 @@ def get(
     metavar="N",
     help="Read as of this revision.  [default: the newest]",
 )
+@reading_options
 @key_format_option
 @connection_options
 @output_option
@@ -147,6 +166,7 @@ def range_(
     keys_only: bool,
     count_only: bool,
     revision: int | None,
+    reading: ReadingOptions,
     decode_key: Callable[[str], bytes],
     connection: Connection,
     output: OutputFormat,
@@ -155,8 +175,8 @@ def range_(
 
     Without any, all keys. A large range is read in pages, all as of one revision;
     --timeout holds for each page. The table shows long values cut; --json prints one
-    line a pair, exactly. CREATED and MODIFIED are revisions, VERSION counts the writes
-    to the key.
+    line a pair, exactly, and leaves --explain on stderr. CREATED and MODIFIED are
+    revisions, VERSION counts the writes to the key.
     """
     span = choose_range(
         key=key,
@@ -177,17 +197,17 @@ def range_(
         count_only=count_only,
     )
     if count_only:
-        counted = run(connection, lambda store: store.range(request))
-        _print_count(counted, output)
+        _print_count(connection, request, reading, output)
         return
-    run(connection, lambda store: _print_range(store, request, output))
+    run(connection, lambda store: _print_range(store, request, reading, output))
 
 
 async def _print_range(
-    store: Store, request: kv_pb2.Range, output: OutputFormat
+    store: Store, request: kv_pb2.Range, reading: ReadingOptions, output: OutputFormat
 ) -> None:
     printed = 0
-    async for page in read_pages(store, request):
+    reader = Reader(store, reading.level)
+    async for page in read_pages(reader, request):
         if output is OutputFormat.JSON:
             for pair in page.kvs:
                 print_json_line(pair_json(pair, keys_only=request.keys_only))
@@ -198,13 +218,24 @@ async def _print_range(
         note(f"There are more keys than the {human_count(printed)} printed.")
     elif output is OutputFormat.TABLE and not printed:
         note("No keys.")
+    explain_on_stderr(reader.header, reading, request.revision)
 
 
-def _print_count(result: kv_pb2.RangeResult, output: OutputFormat) -> None:
-    if output is OutputFormat.JSON:
-        print_json({"count": result.count, "revision": result.revision})
-    else:
+def _print_count(
+    connection: Connection,
+    request: kv_pb2.Range,
+    reading: ReadingOptions,
+    output: OutputFormat,
+) -> None:
+    result, header = run(connection, lambda store: store.read(request, reading.level))
+    if output is not OutputFormat.JSON:
         click.echo(result.count)
+        explain_on_stderr(header, reading, request.revision)
+        return
+    fields: dict[str, Json] = {"count": result.count, "revision": result.revision}
+    if reading.explain:
+        fields["explained"] = explanation_json(header, reading.level, request.revision)
+    print_json(fields)
 
 
 def _write_exactly(data: bytes) -> None:

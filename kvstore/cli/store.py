@@ -10,6 +10,8 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeVar
 
 from kvstore.cli.options import Connection
+from kvstore.client.consistency import ReadLevel
+from kvstore.client.results import ResponseHeader
 from kvstore.pb import kv_pb2
 
 Answer = TypeVar("Answer")
@@ -28,7 +30,9 @@ class Store(Protocol):
 
     async def compact(self, request: kv_pb2.Compact) -> kv_pb2.CompactResult: ...
 
-    async def range(self, request: kv_pb2.Range) -> kv_pb2.RangeResult: ...
+    async def read(
+        self, request: kv_pb2.Range, level: ReadLevel
+    ) -> tuple[kv_pb2.RangeResult, ResponseHeader]: ...
 
 
 def open_store(connection: Connection) -> AbstractAsyncContextManager[Store]:

@@ -9,6 +9,8 @@ from click.testing import CliRunner, Result
 from kvstore.cli import store as store_module
 from kvstore.cli.main import cli
 from kvstore.cli.options import Connection
+from kvstore.client.consistency import ReadLevel
+from kvstore.client.results import ResponseHeader
 from kvstore.errors import KVStoreError
 from kvstore.pb import kv_pb2
 from kvstore.raft.messages import Entry, EntryKind
@@ -28,6 +30,7 @@ class LocalStore:
         self._state = MemoryState()
         self.response_bytes_max = 1 << 20
         self.ranges_asked = 0
+        self.levels_asked: list[ReadLevel] = []
         self.fails_with: KVStoreError | None = None
 
     async def put(self, request: kv_pb2.Put) -> kv_pb2.PutResult:
@@ -44,13 +47,26 @@ class LocalStore:
     async def compact(self, request: kv_pb2.Compact) -> kv_pb2.CompactResult:
         return self._apply(kv_pb2.Command(compact=request)).compact
 
-    async def range(self, request: kv_pb2.Range) -> kv_pb2.RangeResult:
+    async def read(
+        self, request: kv_pb2.Range, level: ReadLevel
+    ) -> tuple[kv_pb2.RangeResult, ResponseHeader]:
         self._fail()
         self.ranges_asked += 1
+        self.levels_asked.append(level)
         validate_range(request, Limits())
-        return read_range_at_once(
+        result = read_range_at_once(
             self._state, request, response_bytes_max=self.response_bytes_max
         )
+        header = ResponseHeader(
+            cluster_id=b"\x1a" * 16,
+            node_id=2,
+            term=7,
+            revision=result.revision,
+            epoch=1,
+            consistency=level.consistency,
+            staleness_ms=140 if level.staleness_ms else None,
+        )
+        return result, header
 
     def _apply(self, command: kv_pb2.Command) -> kv_pb2.Result:
         self._fail()
