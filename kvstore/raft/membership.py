@@ -20,7 +20,7 @@ from enum import Enum
 from types import MappingProxyType
 
 from kvstore.errors import CorruptionError, MembershipRefused
-from kvstore.types import UNKNOWN_INCARNATION, Incarnation, NodeId
+from kvstore.types import NODE_ID_MAX, UNKNOWN_INCARNATION, Incarnation, NodeId
 
 MEMBERS_MAX = 64
 """Voters and learners together. Far above what is of use: a quorum of seven is slow."""
@@ -260,8 +260,11 @@ class _Draft:
                 if node_id not in self._voters:
                     self._refuse(node_id, "is not a voter")
                 self._voters.discard(node_id)
-                # It stays a voter of the old half until that is left.
-                self._learners_next.add(node_id)
+                if node_id in self._before.voters:
+                    # It stays a voter of the old half until that is left.
+                    self._learners_next.add(node_id)
+                else:
+                    self._learners.add(node_id)
                 info = self._members[node_id]
                 self._members[node_id] = replace(info, promotable=False)
             case Remove(node_id):
@@ -270,6 +273,8 @@ class _Draft:
                 self._leases = leases
 
     def _add_learner(self, node_id: NodeId, info: MemberInfo) -> None:
+        if not 1 <= node_id <= NODE_ID_MAX:
+            self._refuse(node_id, f"cannot be: ids are 1 to {NODE_ID_MAX}")
         if node_id in self._removed:
             self._refuse(
                 node_id, "was a member once: an id is never used again, choose another"
