@@ -25,11 +25,11 @@ def propose(core: Core, leadership: Leadership, changes: Iterable[Change]) -> En
         MembershipRefused: the changes make no sense.
     """
     _check_settled(core, leadership)
-    listed = tuple(changes)
-    for change in listed:
-        if isinstance(change, Promote):
-            _check_caught_up(core, leadership, change.node_id)
-    return core.append_configuration(core.configuration.enter_joint(listed))
+    joint = core.configuration.enter_joint(changes)
+    for voter in joint.voters:
+        if voter not in joint.outgoing:
+            _check_caught_up(core, leadership, voter)
+    return core.append_configuration(joint)
 
 
 def propose_info(
@@ -66,9 +66,12 @@ def _check_settled(core: Core, leadership: Leadership) -> None:
 
 
 def _check_caught_up(core: Core, leadership: Leadership, node_id: NodeId) -> None:
-    if node_id in core.configuration.learners and not _is_caught_up(
-        core, leadership, node_id
-    ):
+    if node_id not in core.configuration.learners:
+        raise MembershipRefused(
+            f"node {node_id} is new: add it as a learner, and promote it once it has "
+            "caught up"
+        )
+    if not _is_caught_up(core, leadership, node_id):
         raise ChangePending(
             f"node {node_id} lags too far behind: as a voter it would stop the cluster"
         )
