@@ -37,9 +37,16 @@ def campaign(core: Core, reason: CampaignReason) -> None:
 
 
 def _may_campaign(core: Core) -> bool:
-    """A learner never does (M43), nor a node that has yet to install its state."""
-    return (
-        core.configuration.is_voter(core.node_id) and not core.persistence.is_installing
+    """A learner never does (M43), nor a node that has yet to install its state.
+
+    A voter that its last configuration takes out does until that is committed: its log
+    may be the longest, and without its vote nobody could win by the configuration
+    before (dissertation section 4.2.2). Its own vote does not count then.
+    """
+    if core.persistence.is_installing:
+        return False
+    return core.configuration.is_voter(core.node_id) or (
+        core.log.configuration_at(core.commit_index).is_voter(core.node_id)
     )
 
 

@@ -29,12 +29,13 @@ def entry_id(term: int, index: int) -> EntryId:
 def founded(
     voters: Iterable[int], *, learners: Iterable[int] = (), leases: bool = False
 ) -> Configuration:
-    """A configuration as of founding, with made-up addresses."""
+    """A configuration with made-up addresses, whose learners stay what they are."""
+    voters = sorted(voters)
     ids = sorted({*voters, *learners})
     return Configuration(
-        voters=tuple(NodeId(voter) for voter in sorted(voters)),
+        voters=tuple(NodeId(voter) for voter in voters),
         learners=tuple(NodeId(learner) for learner in sorted(learners)),
-        members={NodeId(i): info(i) for i in ids},
+        members={NodeId(i): info(i, promotable=i in voters) for i in ids},
         leases=leases,
     )
 
@@ -58,8 +59,10 @@ def entries_of(terms: Sequence[int], *, first: int = 1) -> tuple[Entry, ...]:
 
 
 def log_terms(raft: RaftNode) -> list[int]:
-    """The terms of a node's log, in memory."""
-    return [int(raft.log.term(LogIndex(i))) for i in range(1, raft.last_index + 1)]
+    """The terms of a node's log, from the oldest entry held on."""
+    log = raft.log
+    held = range(log.first_index, log.last_index + 1)
+    return [int(log.term(LogIndex(index))) for index in held]
 
 
 def of_kind(messages: Iterable[Message], kind: type[M]) -> list[M]:
