@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from kvstore.raft.log import RaftLog, StableLog
+from kvstore.raft.membership import Configuration
 from kvstore.raft.messages import (
     AppendEntriesReply,
     Entry,
@@ -64,6 +65,7 @@ class _Incarnation:
     node: RaftNode
     term: Term
     vote: NodeId | None
+    configuration: Configuration
     commit_index: LogIndex = INDEX_ZERO
     applied_index: LogIndex = INDEX_ZERO
     led_term: Term | None = None
@@ -134,7 +136,7 @@ class ClusterChecker:
         seen = self._incarnations.get(node_id)
         if seen is None or seen.node is not node:
             self._check_restart(node_id, node, member.durable)
-            seen = _Incarnation(node, node.term, node.vote)
+            seen = _Incarnation(node, node.term, node.vote, node.configuration)
             self._incarnations[node_id] = seen
         self._check_term_and_vote(seen, node)
         self._check_log(seen, node.log)
@@ -144,6 +146,7 @@ class ClusterChecker:
         else:
             seen.led_term = None
         self._check_indexes(seen, node, member.durable)
+        seen.configuration = node.configuration
 
     def _check_durable(self, node_id: NodeId, durable: DurableView) -> None:
         promises = self._promises[node_id]
@@ -352,7 +355,7 @@ class ClusterChecker:
         commit = node.commit_index
         if commit != seen.commit_index:
             self._check_commit_rule(
-                node, EntryId(seen.terms[commit - 1], commit), members
+                seen, EntryId(seen.terms[commit - 1], commit), members
             )
         for peer, progress in node.progress.items():
             match = progress.match_index
@@ -387,8 +390,10 @@ class ClusterChecker:
         )
 
     def _check_commit_rule(
-        self, node: RaftNode, entry: EntryId, members: Mapping[NodeId, Member]
+        self, seen: _Incarnation, entry: EntryId, members: Mapping[NodeId, Member]
     ) -> None:
+        """Counted by the configuration before the step: a commit may change it."""
+        node = seen.node
         _require(
             entry.term == node.term,
             "a leader committed by counting an entry of an earlier term (I7)",
@@ -399,14 +404,10 @@ class ClusterChecker:
             for node_id in sorted(members)
             if _holds(members[node_id].durable, entry)
         ]
-        configuration = node.configuration
-        if node.log.configuration_index > entry.index:
-            # The leader left, or changed, it by this very commit.
-            configuration = node.log.configuration_at(entry.index)
         _require(
-            has_quorum(configuration.halves, holders),
+            has_quorum(seen.configuration.halves, holders),
             "a leader committed what no majority holds durably (I7)",
-            *(node.node_id, entry, holders, configuration),
+            *(node.node_id, entry, holders, seen.configuration),
         )
 
     # ------------------------------------------------------------------- events
@@ -465,6 +466,8 @@ class ClusterChecker:
         if now.term > promises.acknowledged_term:
             promises.acknowledged_term = now.term
             promises.acknowledged = NOTHING
+        if message.index < durable.first_index:
+            return  # compacted since: it is committed, and in the state
         if message.index > promises.acknowledged.index:
             promises.acknowledged = EntryId(durable.term(message.index), message.index)
 

@@ -12,13 +12,34 @@ from collections import Counter
 
 import pytest
 
+from kvstore.errors import ChangePending, MembershipRefused
+from kvstore.raft.events import (
+    BecameCandidate,
+    CampaignReason,
+    ConfigurationChanged,
+    StepDownReason,
+    SteppedDown,
+)
+from kvstore.raft.membership import (
+    AddLearner,
+    Change,
+    Demote,
+    Promote,
+    Remove,
+    SetLeases,
+)
+from kvstore.raft.node import RaftNode
 from kvstore.raft.options import RaftOptions
 from kvstore.types import NodeId
 from tests import walks
 from tests.raft.cluster import Cluster
+from tests.raft.pieces import TICK_MS, info
 
 EVENTS = 4_000
 WIRE_MAX = 60
+NODES_MAX = 8
+TICK_MS_MIN = 7
+"""Of the node whose clock runs fastest."""
 
 
 class Walk:
@@ -27,8 +48,12 @@ class Walk:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         choose = self.random.choice
+        timeout_ticks = choose([3, 10])
         self.options = RaftOptions(
-            election_timeout_ticks=choose([3, 10]),
+            election_timeout_ticks=timeout_ticks,
+            # A voter's T may begin just before a tick.
+            lease_ms=(timeout_ticks - 1) * TICK_MS_MIN,
+            promotion_lag_entries_max=choose([0, 5, 64]),
             heartbeat_interval_ticks=1,
             evidence_election_ticks_max=choose([1, 3]),
             append_bytes_max=choose([1, 40, 1 << 20]),
@@ -39,8 +64,13 @@ class Walk:
             uncommitted_bytes_max=choose([200, 1 << 26]),
         )
         self.cluster = Cluster(
-            choose([1, 2, 3, 3, 3, 4, 5, 5]), options=self.options, seed=seed
+            choose([1, 2, 3, 3, 3, 4, 5, 5]),
+            options=self.options,
+            seed=seed,
+            leases=choose([False, False, True]),
         )
+        for server in self.cluster.servers.values():
+            server.tick_ms = choose([TICK_MS_MIN, TICK_MS, TICK_MS, 13])
         self.weights = {
             "deliver": 100,
             "tick": choose([5, 15, 40]),
@@ -60,7 +90,14 @@ class Walk:
             "heal": choose([0.5, 2]),
             "depose": choose([0, 0.5, 2]),
             "disconnect": choose([0, 1, 3]),
+            "add": choose([0, 0, 0.5, 2]),
+            "change": choose([0, 0, 0.5, 2]),
+            "retire": 1,
+            "transfer": choose([0, 0, 0.5, 2]),
+            "compact": choose([0, 0, 1, 5]),
+            "pause": choose([0, 0, 1]),
         }
+        self.retired: set[NodeId] = set()
         self.next_request_id = 0
         self.reached: Counter[str] = Counter()
 
@@ -83,8 +120,7 @@ class Walk:
         if not wire:
             return
         message = wire[position] if keep else wire.pop(position)
-        if (message.sender, message.to) not in self.cluster.cuts:
-            self.cluster.deliver([message])
+        self.cluster.carry(message)
 
     def _anywhere(self) -> int:
         return self.random.randrange(max(1, len(self.cluster.wire)))
@@ -100,7 +136,7 @@ class Walk:
 
     def lose(self) -> None:
         if self.cluster.wire:
-            del self.cluster.wire[self._anywhere()]
+            self.cluster.lose(self.cluster.wire.pop(self._anywhere()))
 
     def tick(self) -> None:
         if (node_id := self.running()) is not None:
@@ -119,7 +155,8 @@ class Walk:
     def read(self) -> None:
         if (node_id := self.running()) is not None:
             self.next_request_id += 1
-            self.cluster.read(node_id, self.next_request_id)
+            lease = self.random.random() < 0.5
+            self.cluster.read(node_id, self.next_request_id, lease=lease)
 
     def fsync(self) -> None:
         if (node_id := self.running()) is not None:
@@ -153,7 +190,11 @@ class Walk:
                 return
 
     def restart(self) -> None:
-        down = [i for i in self.cluster.ids if self.cluster.servers[i].raft is None]
+        down = [
+            node_id
+            for node_id, server in self.cluster.servers.items()
+            if server.raft is None and node_id not in self.retired
+        ]
         if down:
             self.cluster.restart(self.random.choice(down))
 
@@ -189,6 +230,84 @@ class Walk:
             if node_id in running and self.random.random() < 0.7:
                 self.cluster.disconnect(node_id, peer)
 
+    # ------------------------------------------------------- members, snapshots
+
+    def leader(self) -> RaftNode | None:
+        """Any node that leads some term."""
+        running = [self.cluster.raft(i) for i in self.cluster.running()]
+        leaders = [raft for raft in running if raft.is_leader]
+        return self.random.choice(leaders) if leaders else None
+
+    def _change(self, leader: RaftNode, *changes: Change) -> bool:
+        try:
+            self.cluster.change(leader.node_id, *changes)
+        except (ChangePending, MembershipRefused) as error:
+            self.reached[type(error).__name__] += 1
+            return False
+        return True
+
+    def add(self) -> None:
+        """A learner; perhaps one that was to join before, and the change was lost."""
+        if (leader := self.leader()) is None:
+            return
+        configuration = leader.configuration
+        known = {*configuration.members, *configuration.removed}
+        strangers = [i for i in self.cluster.ids if i not in known]
+        if len(self.cluster.ids) < NODES_MAX:
+            strangers.append(NodeId(max(self.cluster.ids) + 1))
+        if strangers:
+            node_id = self.random.choice(strangers)
+            promotable = self.random.random() < 0.8
+            learner = AddLearner(node_id, info(node_id, promotable=promotable))
+            if self._change(leader, learner) and node_id not in self.cluster.ids:
+                self.cluster.join(node_id)
+
+    def change(self) -> None:
+        """One change, or several; that the leader goes is the one that matters."""
+        if (leader := self.leader()) is None:
+            return
+        changes: list[Change] = []
+        while not changes or self.random.random() < 0.3:
+            node_id = self.random.choice(leader.configuration.everybody)
+            kinds: list[Change] = [
+                Remove(node_id),
+                Remove(leader.node_id),
+                Promote(node_id),
+                Demote(node_id),
+                SetLeases(not leader.configuration.leases),
+            ]
+            changes.append(self.random.choice(kinds))
+        self._change(leader, *changes)
+
+    def retire(self) -> None:
+        """A node that knows of its removal ends."""
+        for node_id in self.cluster.running():
+            if self.cluster.raft(node_id).is_removed:
+                self.retired.add(node_id)
+                self.cluster.crash(node_id)
+
+    def transfer(self) -> None:
+        if (leader := self.leader()) is not None:
+            to = self.random.choice([None, *leader.configuration.voters])
+            self.cluster.transfer(leader.node_id, to)
+
+    def compact(self) -> None:
+        """Often the leader: that is when somebody needs a snapshot."""
+        leader, node_id = self.leader(), self.running()
+        if leader is not None and self.random.random() < 0.7:
+            node_id = leader.node_id
+        if node_id is None:
+            return
+        raft = self.cluster.raft(node_id)
+        last = self.cluster.servers[node_id].durable_state
+        index = last - self.random.choice([0, 0, 1, 5])
+        if raft.log.floor.index < index <= raft.applied_index:
+            self.cluster.compact(node_id, index)
+
+    def pause(self) -> None:
+        """All stand still for a while; clocks do not."""
+        self.cluster.now_ms += self.random.choice([5, 50, 5_000])
+
     # ----------------------------------------------------------------- recovery
 
     def recover(self) -> None:
@@ -197,34 +316,53 @@ class Walk:
         cluster.heal()
         for node_id, server in cluster.servers.items():
             server.slow_disk = server.slow_apply = False
-            if server.raft is None:
-                cluster.restart(node_id)
-            else:
+            if server.raft is not None:
                 cluster.fsync(node_id)
                 cluster.apply(node_id)
-        for _ in range(20 * self.options.election_timeout_ticks):
+            elif node_id not in self.retired:
+                cluster.restart(node_id)
+        for _ in range(30 * self.options.election_timeout_ticks):
             cluster.tick_all()
             if self._in_line():
                 break
         else:
-            pytest.fail(f"no recovery: {cluster.logs()} {cluster.commits()}")
+            pytest.fail(
+                f"no recovery: {cluster.logs()} {cluster.commits()} "
+                f"{cluster.configurations()}"
+            )
         entry = cluster.propose(cluster.leader().node_id, b"afterwards")
-        cluster.stabilize()
-        for node_id in cluster.ids:
+        cluster.tick_all(2)  # a single voter commits at once, and tells in a later tick
+        members = cluster.leader().configuration.everybody
+        for node_id in members:
             cluster.read(node_id, -node_id)
         cluster.stabilize()
-        for node_id in cluster.ids:
+        for node_id in members:
             server = cluster.servers[node_id]
+            assert server.state == cluster.servers[members[0]].state
             assert server.state[-1].index == entry.index
             assert server.reads[-node_id].index == entry.index
 
     def _in_line(self) -> bool:
-        rafts = [self.cluster.raft(i) for i in self.cluster.ids]
-        leaders = {raft.leader_id for raft in rafts}
-        ends = {(raft.last_index, raft.commit_index, raft.term) for raft in rafts}
+        """Whether all members of a configuration agree on it, and on everything."""
+        running = {i: self.cluster.raft(i) for i in self.cluster.running()}
+        leaders = [raft for raft in running.values() if raft.is_leader]
+        if len(leaders) != 1:
+            return False
+        (leader,) = leaders
+        configuration = leader.configuration
+        rafts = [running[node_id] for node_id in configuration.everybody]
+        ends = {
+            (raft.leader_id, raft.last_index, raft.commit_index, raft.term)
+            for raft in rafts
+        }
         return (
-            len(leaders) == len(ends) == 1
-            and None not in leaders
+            len(ends) == 1
+            and not configuration.is_joint
+            and leader.transferee is None
+            and not any(
+                configuration.members[i].promotable for i in configuration.learners
+            )
+            and all(raft.configuration == configuration for raft in rafts)
             and all(raft.last_index == raft.applied_index for raft in rafts)
         )
 
@@ -251,15 +389,33 @@ def test_random_faults_break_no_invariant_and_heal(seed: int) -> None:
     walk(seed)
 
 
+def sights(subject: Walk) -> Counter[str]:
+    """What a walk saw, by name."""
+    seen = subject.reached.copy()
+    for server in subject.cluster.servers.values():
+        seen["snapshot installed"] += server.installed
+        seen["lease read"] += sum(read.lease for read in server.reads.values())
+        for event in server.events:
+            seen[type(event).__name__] += 1
+            match event:
+                case ConfigurationChanged(configuration=now) if now.is_joint:
+                    seen["joint"] += 1
+                    seen["demotion"] += bool(now.learners_next)
+                case BecameCandidate(reason=CampaignReason.HANDED_OVER):
+                    seen["handed over"] += 1
+                case SteppedDown(reason=StepDownReason.REMOVED):
+                    seen["leader removed"] += 1
+                case _:
+                    pass
+    return seen
+
+
 def test_the_walks_reach_what_matters() -> None:
     """Random tests that find nothing may have done nothing: these states are seen."""
     count = 40
     reached: Counter[str] = Counter()
     for seed in range(count):
-        subject = walk(seed)
-        reached += subject.reached
-        for server in subject.cluster.servers.values():
-            reached.update(type(event).__name__ for event in server.events)
+        reached += sights(walk(seed))
     for name in (
         "Elected",
         "SteppedDown",
@@ -270,6 +426,16 @@ def test_the_walks_reach_what_matters() -> None:
         "ReadsRejected",
         "VoteRefused",
         "busy",
+        "joint",
+        "demotion",
+        "leader removed",
+        "ChangePending",
+        "MembershipRefused",
+        "HandoverEnded",
+        "handed over",
+        "snapshot installed",
+        "SnapshotIgnored",
+        "lease read",
     ):
         assert reached[name] > count / 4, (name, reached)
     assert reached["Committed"] > 20 * count
