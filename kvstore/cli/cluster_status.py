@@ -1,7 +1,7 @@
 """Ask every member about itself, and say in words what the answers mean."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kvstore.cli.options import Connection
@@ -28,15 +28,43 @@ class NodeReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterReport:
-    """All members, asked at about the same moment, by ascending id."""
+    """All members, asked at about the same moment, by ascending id.
+
+    Nodes that were asked and are no members, not yet or not any more, are there too.
+    """
 
     cluster_id: bytes
     nodes: tuple[NodeReport, ...]
 
     @property
+    def configuration(self) -> cluster_pb2.StatusResponse | None:
+        """The answer whose account of the members counts: it knows the most.
+
+        None: nobody who answered belongs to a cluster yet.
+        """
+        known = [it for it in self.statuses if it.members]
+        # What is committed last includes the last change. (A leader may be an old one.)
+        return max(known, key=lambda it: (it.commit_index, it.term), default=None)
+
+    @property
+    def statuses(self) -> tuple[cluster_pb2.StatusResponse, ...]:
+        """What the members that answered said."""
+        return tuple(it.status for it in self.nodes if it.status is not None)
+
+    @property
+    def voters(self) -> frozenset[int]:
+        """Members whose votes count, without those that a change under way removes."""
+        found = self.configuration
+        if found is None:
+            return frozenset(node.node_id for node in self.nodes)
+        return frozenset(
+            it.node_id for it in found.members if it.voter and not it.outgoing
+        )
+
+    @property
     def quorum(self) -> int:
-        """How many members make a majority."""
-        return len(self.nodes) // 2 + 1
+        """How many voters make a majority."""
+        return len(self.voters) // 2 + 1
 
     @property
     def answering(self) -> tuple[NodeReport, ...]:
@@ -45,12 +73,49 @@ class ClusterReport:
 
     @property
     def leader(self) -> NodeReport | None:
-        """The leader that a majority of all members follows, if there is one."""
-        answers = [node.status for node in self.nodes if node.status is not None]
-        leader = followed_leader(answers, members=len(self.nodes))
+        """The leader that a majority of the voters follows, if there is one."""
+        # One that leaves may lead until it is gone, and is followed meanwhile.
+        standings = {node.node_id: self.standing(node) for node in self.nodes}
+        answers = [
+            it for it in self.statuses if standings[it.node_id] in {"voter", "leaving"}
+        ]
+        leader = followed_leader(answers, members=len(self.voters))
         if leader is None:
             return None
         return next(node for node in self.nodes if node.status is leader)
+
+    def standing(self, node: NodeReport) -> str:
+        """``voter``, ``learner``, ``leaving``, ``joining`` or ``removed``.
+
+        ``leaving`` is a voter until the change under way is done, ``joining`` a node
+        that is no member yet.
+        """
+        found = self.configuration
+        if found is None:
+            waits = node.status is not None and not self._answers_as_member()
+            return "joining" if waits else "voter"
+        for member in found.members:
+            if member.node_id == node.node_id:
+                return standing_of(member)
+        return "removed" if node.node_id in found.removed else "joining"
+
+    def role(self, node: NodeReport) -> str:
+        """In the table's word: a voter's part in elections, else its standing."""
+        standing = self.standing(node)
+        role = node.status.role if node.status is not None else ""
+        if standing == "voter":
+            return role
+        return f"{role}, leaving" if standing == "leaving" else standing
+
+    def receives_snapshot(self, node: NodeReport) -> bool:
+        """Whether the leader sends it a snapshot now: its log would not do."""
+        leader = self.leader
+        if leader is None or leader.status is None:
+            return False
+        return any(
+            peer.node_id == node.node_id and peer.state == "snapshot"
+            for peer in leader.status.peers
+        )
 
     @property
     def healthy(self) -> bool:
@@ -79,37 +144,67 @@ class ClusterReport:
 
     def in_words(self) -> str:
         """One line for people: can the cluster serve, and if not, why not."""
-        total = len(self.nodes)
-        answering = len(self.answering)
+        if self.configuration is None and not self._answers_as_member():
+            return (
+                "Not in a cluster yet: the node waits until `kvstore member add` is "
+                "told of it."
+            )
+        words = self._serving_in_words() + self._changing_in_words()
+        if self.corrupt_records:
+            damage = plural(self.corrupt_records, "corrupt record")
+            words += f" Scrub found {damage}: see `kvstore scrub status`."
+        return words
+
+    def _answers_as_member(self) -> bool:
+        return len(self.nodes) != 1 or any(it.leader_id for it in self.statuses)
+
+    def _serving_in_words(self) -> str:
+        voters = self.voters
+        answering = sum(1 for it in self.answering if it.node_id in voters)
         silent = [str(node.node_id) for node in self.nodes if node.status is None]
         leader = self.leader
         if leader is not None and leader.status is not None:
             words = f"node {leader.node_id} leads in term {leader.status.term}"
             if silent:
                 spare = answering - self.quorum
-                words = (
+                return (
                     f"Degraded, but serving: {words}; no answer from node "
                     f"{', '.join(silent)}; {_can_lose(spare)}."
                 )
-            else:
-                everyone = (
-                    "its only node answers" if total == 1 else f"all {total} answer"
-                )
-                words = f"Healthy: {words}, {everyone}."
-        elif answering < self.quorum:
-            words = (
-                f"No quorum: {answering} of {plural(total, 'node')} answered, "
-                f"{self.quorum} are needed; reads and writes wait."
+            total = len(self.nodes)
+            everyone = "its only node answers" if total == 1 else f"all {total} answer"
+            return f"Healthy: {words}, {everyone}."
+        # Without learners one says "nodes": nobody then knows of another kind.
+        kind = "node" if len(voters) == len(self.nodes) else "voter"
+        asked = f"{answering} of {plural(len(voters), kind)} answered"
+        if answering < self.quorum:
+            return (
+                f"No quorum: {asked}, {self.quorum} are needed; reads and writes wait."
             )
-        else:
-            words = (
-                f"No leader: {answering} of {plural(total, 'node')} answered, but no "
-                "majority follows one leader; an election may be under way."
-            )
-        if self.corrupt_records:
-            damage = plural(self.corrupt_records, "corrupt record")
-            words += f" Scrub found {damage}: see `kvstore scrub status`."
+        return (
+            f"No leader: {asked}, but no majority follows one leader; an election may "
+            "be under way."
+        )
+
+    def _changing_in_words(self) -> str:
+        words = ""
+        leader = self.leader
+        if leader is not None and leader.status is not None:
+            if leader.status.transferee:
+                words += f" It hands over to node {leader.status.transferee}."
+            if leader.status.joint:
+                words += " A change of the members is under way."
+            if copying := [n for n in self.nodes if self.receives_snapshot(n)]:
+                names = ", ".join(str(node.node_id) for node in copying)
+                words += f" A snapshot is being sent to node {names}."
         return words
+
+
+def standing_of(member: cluster_pb2.Member) -> str:
+    """``voter``, ``learner``, or ``leaving``: a voter until the change is done."""
+    if member.outgoing:
+        return "leaving"
+    return "voter" if member.voter else "learner"
 
 
 async def ask_cluster(connection: Connection) -> ClusterReport:
@@ -137,24 +232,46 @@ async def ask_cluster(connection: Connection) -> ClusterReport:
     if len(cluster_ids) > 1:
         names = ", ".join(sorted(cluster_id.hex() for cluster_id in cluster_ids))
         raise ConfigError(f"the endpoints belong to different clusters: {names}")
-    witness = next(iter(known.values())).status
-    assert witness is not None
     # A node that answered at an endpoint need not be asked at its member address, which
     # may not be reachable from here (port forwarding); nor one that was silent there.
-    rest = []
-    for member in witness.members:
-        if member.node_id in known:
-            continue
-        if member.address in silent:
-            asked = silent[member.address]
-            known[member.node_id] = replace(asked, node_id=member.node_id)
-        else:
-            rest.append((member.node_id, member.address))
-    for report in await _ask_all(rest, timeout_s):
-        known[report.node_id] = report
-    return ClusterReport(
-        cluster_id=witness.cluster_id,
+    await _ask_members(known, silent, timeout_s)
+    # Those may know of newer members than the first ones did.
+    await _ask_members(known, silent, timeout_s)
+    found = ClusterReport(
+        cluster_id=next(iter(cluster_ids)),
         nodes=tuple(known[node_id] for node_id in sorted(known)),
+    )
+    return _without_former_members(found, asked={it.node_id for it in first})
+
+
+async def _ask_members(
+    known: dict[int, NodeReport], silent: Mapping[str, NodeReport], timeout_s: float
+) -> None:
+    """Add those of whom the ones known tell."""
+    rest: dict[int, str] = {}
+    for report in list(known.values()):
+        for member in report.status.members if report.status is not None else ():
+            if member.node_id in known:
+                continue
+            if member.address in silent:
+                asked = silent[member.address]
+                known[member.node_id] = replace(asked, node_id=member.node_id)
+            else:
+                rest[member.node_id] = member.address
+    for report in await _ask_all(list(rest.items()), timeout_s):
+        known[report.node_id] = report
+
+
+def _without_former_members(
+    report: ClusterReport, asked: Collection[int]
+) -> ClusterReport:
+    """Leave out whom only an old configuration names, and who was no endpoint."""
+    newest = report.configuration
+    if newest is None:
+        return report
+    members = {it.node_id for it in newest.members} | set(asked)
+    return replace(
+        report, nodes=tuple(it for it in report.nodes if it.node_id in members)
     )
 
 

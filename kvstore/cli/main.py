@@ -86,6 +86,18 @@ class KvstoreGroup(LazyGroup):
             attribute="status",
             short_help="Show whether the cluster is healthy, node by node.",
         ),
+        "member": LazyCommand(
+            section=_NODES,
+            module="kvstore.cli.member_commands",
+            attribute="member",
+            short_help="Show and change the members of the cluster.",
+        ),
+        "leader": LazyCommand(
+            section=_NODES,
+            module="kvstore.cli.leader_commands",
+            attribute="leader",
+            short_help="Show the leader, or have it hand over.",
+        ),
         "scrub": LazyCommand(
             section=_NODES,
             module="kvstore.cli.scrub_commands",

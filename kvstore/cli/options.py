@@ -5,7 +5,7 @@ people type both. The later one wins; the environment is asked only if neither i
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import update_wrapper
 from typing import TypeVar
 
@@ -31,6 +31,8 @@ class Connection:
 
     endpoints: tuple[str, ...] = (ENDPOINT_DEFAULT,)
     timeout_s: float = TIMEOUT_DEFAULT_S
+    timeout_chosen: bool = False
+    """Whether somebody said so."""
 
 
 def global_connection_options(
@@ -53,21 +55,37 @@ def global_connection_options(
     return _endpoints_option(envvar=ENDPOINTS_VARIABLE)(_timeout_option()(keep))
 
 
+def connection_options_waiting(
+    timeout_default_s: float,
+) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """Add ``--endpoints`` and ``--timeout``; the function gets ``connection=``.
+
+    For a command whose work takes longer than a request.
+    """
+
+    def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
+        def call(
+            *,
+            endpoints: tuple[str, ...],
+            timeout_s: float | None,
+            **others: object,
+        ) -> Result:
+            kept = click.get_current_context().meta.get(_GLOBAL, Connection())
+            assert isinstance(kept, Connection)
+            if not kept.timeout_chosen:
+                kept = replace(kept, timeout_s=timeout_default_s)
+            return function(connection=_merge(kept, endpoints, timeout_s), **others)
+
+        update_wrapper(call, function)
+        timeout_option = _timeout_option(timeout_default_s)
+        return _endpoints_option(envvar=None)(timeout_option(call))
+
+    return decorate
+
+
 def connection_options(function: Callable[..., Result]) -> Callable[..., Result]:
     """Add ``--endpoints`` and ``--timeout``; the function gets ``connection=``."""
-
-    def call(
-        *,
-        endpoints: tuple[str, ...],
-        timeout_s: float | None,
-        **others: object,
-    ) -> Result:
-        kept = click.get_current_context().meta.get(_GLOBAL, Connection())
-        assert isinstance(kept, Connection)
-        return function(connection=_merge(kept, endpoints, timeout_s), **others)
-
-    update_wrapper(call, function)
-    return _endpoints_option(envvar=None)(_timeout_option()(call))
+    return connection_options_waiting(TIMEOUT_DEFAULT_S)(function)
 
 
 def output_option(function: Callable[..., Result]) -> Callable[..., Result]:
@@ -136,13 +154,15 @@ def _endpoints_option(
     )
 
 
-def _timeout_option() -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+def _timeout_option(
+    default_s: float = TIMEOUT_DEFAULT_S,
+) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     return click.option(
         "--timeout",
         "timeout_s",
         type=click.FloatRange(min=0, min_open=True),
         metavar="SECONDS",
-        help=f"Give up after this long.  [default: {TIMEOUT_DEFAULT_S:g}]",
+        help=f"Give up after this long.  [default: {default_s:g}]",
     )
 
 
@@ -155,6 +175,7 @@ def _merge(
         # The same node twice would only be asked twice.
         endpoints=tuple(dict.fromkeys(endpoints)) or base.endpoints,
         timeout_s=base.timeout_s if timeout_s is None else timeout_s,
+        timeout_chosen=base.timeout_chosen or timeout_s is not None,
     )
 
 

@@ -49,6 +49,9 @@ _ROLE_STYLES = {
     "leader": "bold green",
     "candidate": "yellow",
     "pre-candidate": "yellow",
+    "learner": "cyan",
+    "joining": "yellow",
+    "removed": "yellow",
 }
 _LAG_WORTH_SEEING = 1_000
 _REDRAW = "\x1b[H"
@@ -82,9 +85,9 @@ def status(
     """Show every node of the cluster, and in one line whether it can serve.
 
     Asks the endpoints who the members are, then each member. LAG counts the entries
-    that the leader committed and the node has not applied; RAFT and STATE are the sizes
-    of the node's two stores. Exits with 1 if no majority follows one leader, with 3 if
-    no endpoint answers.
+    that the leader committed and the node has not applied, or says that the leader
+    sends the node a snapshot; RAFT and STATE are the sizes of the node's two stores.
+    Exits with 1 if no majority follows one leader, with 3 if no endpoint answers.
     """
     if watch_s is not None:
         _watch(connection, output, watch_s)
@@ -101,12 +104,19 @@ def status(
 def report_json(report: ClusterReport) -> dict[str, Json]:
     """Return what ``--json`` prints."""
     leader = report.leader
+    leading = leader.status if leader is not None else None
+    found = report.configuration or cluster_pb2.StatusResponse()
     return {
         "healthy": report.healthy,
         "summary": report.in_words(),
         "cluster_id": report.cluster_id.hex(),
         "leader_id": leader.node_id if leader is not None else None,
         "quorum": report.quorum,
+        "epoch": found.epoch or None,
+        "leases": found.leases,
+        "joint": leading.joint if leading is not None else found.joint,
+        "transferee": (leading.transferee or None) if leading is not None else None,
+        "removed": list(found.removed),
         "nodes": [_node_json(report, node) for node in report.nodes],
     }
 
@@ -154,8 +164,21 @@ def _render(report: ClusterReport) -> str:
     else:
         colour = "green"
     words = coloured(report.in_words(), colour)
-    head = f"{words}\nCluster {report.cluster_id.hex()}\n\n"
+    head = f"{words}\n{_cluster_line(report)}\n\n"
     return head + render_table(_COLUMNS, [_row(report, node) for node in report.nodes])
+
+
+def _cluster_line(report: ClusterReport) -> str:
+    facts = [f"Cluster {report.cluster_id.hex()}"]
+    found = report.configuration
+    if found is not None:
+        if found.epoch > 1:
+            facts.append(f"epoch {found.epoch}")
+        if found.leases:
+            facts.append("leader leases on")
+        if found.removed:
+            facts.append(f"removed: {', '.join(map(str, found.removed))}")
+    return "; ".join(facts)
 
 
 def _row(report: ClusterReport, node: NodeReport) -> list[Cell | str]:
@@ -164,22 +187,30 @@ def _row(report: ClusterReport, node: NodeReport) -> list[Cell | str]:
         problem = Cell(text=node.problem, style="bold red")
         blanks = ["-"] * (len(_COLUMNS) - 3)
         return [str(node.node_id), node.address, problem, *blanks]
-    lag = report.lag(node)
-    behind = lag is not None and lag >= _LAG_WORTH_SEEING
+    role = report.role(node)
     return [
         str(node.node_id),
         node.address,
-        Cell(text=said.role, style=_ROLE_STYLES.get(said.role, "")),
+        Cell(text=role, style=_ROLE_STYLES.get(role, "")),
         str(said.term),
         str(said.commit_index),
         str(said.applied_index),
-        Cell(text="-" if lag is None else str(lag), style="yellow" if behind else ""),
+        _lag_cell(report, node),
         str(said.revision),
         human_bytes(said.raft_store_bytes),
         human_bytes(said.state_store_bytes),
         _scrub_cell(said.scrub),
         human_duration(said.uptime_seconds),
     ]
+
+
+def _lag_cell(report: ClusterReport, node: NodeReport) -> Cell:
+    if report.receives_snapshot(node):
+        return Cell(text="snapshot", style="yellow")
+    lag = report.lag(node)
+    if lag is None:
+        return Cell(text="-")
+    return Cell(text=str(lag), style="yellow" if lag >= _LAG_WORTH_SEEING else "")
 
 
 def _scrub_cell(scrub: cluster_pb2.ScrubStatus) -> Cell:
@@ -209,10 +240,12 @@ def _node_json(report: ClusterReport, node: NodeReport) -> dict[str, Json]:
     return {
         **fields,
         "role": said.role,
+        "standing": report.standing(node),
         "term": said.term,
         "leader_id": said.leader_id or None,
         "commit_index": said.commit_index,
         "applied_index": said.applied_index,
+        "first_log_index": said.first_log_index,
         "last_log_index": said.last_log_index,
         "lag": report.lag(node),
         "revision": said.revision,
@@ -225,6 +258,9 @@ def _node_json(report: ClusterReport, node: NodeReport) -> dict[str, Json]:
         "leader_changes": said.leader_changes,
         "cpu_seconds": said.cpu_seconds,
         "memory_bytes": said.memory_bytes,
+        "anonymous_memory_bytes": said.anonymous_memory_bytes,
+        "snapshot_bytes_sent": said.snapshot_bytes_sent,
+        "sessions": said.sessions,
         "peers": [
             {
                 "node_id": peer.node_id,

@@ -211,6 +211,54 @@ def test_status_shows_a_row_for_every_member(present: Present) -> None:
     assert lines[6].split()[:4] == ["3", "n3:1", "not", "reachable"]
 
 
+def test_status_shows_what_is_special_of_a_cluster(present: Present) -> None:
+    said = status(1, epoch=2, leases=True, removed=[7, 9])
+    for node_id in (1, 2):
+        said.members.add(node_id=node_id, voter=node_id == 1)
+    said.peers.add(node_id=2, state="snapshot")
+    report = report_of(said, status(2))
+    lines = present(report, "status").stdout.splitlines()
+    cluster = CLUSTER.hex()
+    assert lines[1] == f"Cluster {cluster}; epoch 2; leader leases on; removed: 7, 9"
+    assert lines[5].split()[2:7] == ["learner", "3", "10", "10", "snapshot"]
+    document = json.loads(present(report, "status", "--json").stdout)
+    assert document["removed"] == [7, 9]
+    assert document["quorum"] == 1
+    assert [node["standing"] for node in document["nodes"]] == ["voter", "learner"]
+
+
+def test_members_that_only_a_member_knows_are_asked_too() -> None:
+    """The endpoint's account is old: it names one that was removed, not who came."""
+
+    async def work(stack: AsyncExitStack) -> ClusterReport:
+        third = await stack.enter_async_context(serving(lambda: status(3, leader=2)))
+        newest = [
+            cluster_pb2.Member(node_id=1, address="elsewhere:1", voter=True),
+            cluster_pb2.Member(node_id=2, address="elsewhere:2", voter=True),
+            cluster_pb2.Member(node_id=3, address=third, voter=True),
+        ]
+        second = await stack.enter_async_context(
+            serving(lambda: status(2, leader=2, members=newest, removed=[4]))
+        )
+        old = [
+            cluster_pb2.Member(node_id=1, address="elsewhere:1", voter=True),
+            cluster_pb2.Member(node_id=2, address=second, voter=True),
+            cluster_pb2.Member(node_id=4, address=UNREACHABLE, voter=True),
+        ]
+
+        def lagging() -> Status:
+            said = status(1, leader=2, members=old)
+            said.commit_index = 5
+            return said
+
+        first = await stack.enter_async_context(serving(lagging))
+        return await ask_cluster(Connection(endpoints=(first,), timeout_s=5))
+
+    report = run_async(work)
+    assert [node.node_id for node in report.nodes] == [1, 2, 3]
+    assert report.leader is not None
+
+
 def test_status_exits_with_1_without_a_leader(present: Present) -> None:
     lost = report_of(status(1), None, None)
     assert present(lost, "status").exit_code == 1
