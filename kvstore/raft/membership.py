@@ -290,8 +290,9 @@ class _Draft:
     def _remove(self, node_id: NodeId) -> None:
         if node_id not in self._voters | self._learners:
             self._refuse(node_id, "is not a member")
-        if node_id in self._learners:
-            # Nobody counts on it: it is gone at once, its info with it.
+        if node_id not in self._before.voters:
+            # Nobody counts on it: it is gone at once, its info with it. Also a learner
+            # that an earlier change of these made a voter, of the new half alone.
             self._learners.discard(node_id)
             del self._members[node_id]
             self._removed.add(node_id)

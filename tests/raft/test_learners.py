@@ -2,7 +2,7 @@
 
 import pytest
 
-from kvstore.errors import ChangePending
+from kvstore.errors import ChangePending, MembershipRefused
 from kvstore.raft.membership import (
     AddLearner,
     Configuration,
@@ -172,6 +172,20 @@ def test_a_removed_learner_is_told_and_left() -> None:
     assert 4 not in cluster.raft(1).progress
     cluster.tick(1, 2)
     assert cluster.take(to=4) == []
+
+
+def test_a_learner_promoted_and_removed_at_once_is_removed_for_ever() -> None:
+    """It never was a voter of the old half, and its id is spent all the same."""
+    bench = Bench(learners=(4,))
+    bench.become_leader()
+    bench.acknowledge(1, sender=4)
+    bench.change(Promote(NodeId(4)), Remove(NodeId(4)))
+    assert bench.raft.configuration.removed == (4,)
+    assert 4 not in bench.raft.configuration.members
+    for index in (2, 3):
+        bench.acknowledge(index)
+    with pytest.raises(MembershipRefused, match="never used again"):
+        bench.change(AddLearner(NodeId(4), info(4)))
 
 
 def test_a_removed_peer_that_does_not_answer_is_left_after_a_while() -> None:
