@@ -27,7 +27,7 @@ from kvstore.errors import (
 from kvstore.pb import kv_pb2
 from kvstore.rpc.errors import clone, error_from_pb
 
-ON_ITS_WAY_S_MAX = 0.1
+ON_ITS_WAY_S = 0.1
 """A node gives up this long before its client, for its answer to come in time."""
 _REPEATED = LeadershipLost | DeadlineExceeded
 """Unknown outcomes after which a write with a number is sent again."""
@@ -122,7 +122,7 @@ class Answering:
         if isinstance(error, _REPEATED) and group[0].number:
             deadline = max([pending.deadline for pending in group])
             left_s = deadline - asyncio.get_running_loop().time()
-            return left_s > 2 * ON_ITS_WAY_S_MAX
+            return left_s > 2 * ON_ITS_WAY_S
         return _is_better_elsewhere(error)
 
     def _part(

@@ -9,7 +9,7 @@ import math
 import random
 from collections.abc import Sequence
 
-from kvstore.client.answering import ON_ITS_WAY_S_MAX, Answering
+from kvstore.client.answering import ON_ITS_WAY_S, Answering
 from kvstore.client.consistency import (
     LINEARIZABLE,
     Consistency,
@@ -30,6 +30,8 @@ from kvstore.errors import (
 )
 from kvstore.pb import cluster_pb2, kv_pb2
 
+SESSIONS = True
+"""Whether writes are numbered unless a client is told otherwise."""
 BACKOFF_S_MIN = 0.01
 BACKOFF_S_MAX = 0.5
 REQUEST_COMMANDS_MAX = 4_096
@@ -39,8 +41,9 @@ OPEN_MAX = 65_536
 """Operations of one client not answered yet; past it callers wait to submit."""
 OPEN_BYTES_MAX = 64 << 20
 """Bytes of the same."""
-SESSIONS = False
-"""Whether writes are numbered unless a client is told otherwise."""
+OPEN_NUMBERS_MAX = 65_536
+"""Numbers of a session from the lowest that is not answered to the newest; past this
+writes wait for that one. A node keeps the replies of so many, if they are small."""
 REQUESTS_OPEN_MAX = 256
 """Requests of one connection not answered yet; past it operations wait, and share the
 next request. Far below what a node takes by default (``stream_requests_max``): a node
@@ -323,7 +326,9 @@ class Pipeline:
                 self._sessions.open(patience_s)
             return
         while queue:
-            commands_max = min(REQUEST_COMMANDS_MAX, session.room)
+            commands_max = min(
+                REQUEST_COMMANDS_MAX, OPEN_NUMBERS_MAX - session.open_numbers
+            )
             if commands_max < 1:
                 self._stalled = True
                 return
@@ -367,7 +372,7 @@ class Pipeline:
         now = asyncio.get_running_loop().time()
         remaining_s = min(deadline - now, _TIMEOUT_S_MAX)
         # A little less: its "not applied" is worth more than our "nobody knows".
-        node_s = remaining_s - min(ON_ITS_WAY_S_MAX, remaining_s / 10)
+        node_s = remaining_s - min(ON_ITS_WAY_S, remaining_s / 10)
         request.timeout_ms = max(1, int(node_s * 1_000))
 
         def done(

@@ -13,9 +13,6 @@ from kvstore.errors import Busy, Closed, KVStoreError, OutcomeUnknown
 from kvstore.pb import kv_pb2
 from kvstore.rpc.errors import error_from_pb
 
-NUMBERS_OPEN_MAX = 65_536
-"""Numbers of a session from the lowest that is not answered to the newest; past it
-writes wait for that one. A node keeps the replies of so many, if they are small."""
 OPEN_S_MAX = 5.0
 """An unanswered request for a session is repeated after this long at the latest."""
 CLOSE_S_MAX = 0.1
@@ -60,9 +57,9 @@ class WriteSession:
         self._answered: set[int] = set()
 
     @property
-    def room(self) -> int:
-        """How many numbers may be given out now."""
-        return NUMBERS_OPEN_MAX - (self.newest - self.acknowledged)
+    def open_numbers(self) -> int:
+        """From the lowest that is not answered to the newest."""
+        return self.newest - self.acknowledged
 
     def take(self, count: int) -> int:
         """Give out numbers that follow each other; returns the first."""

@@ -294,7 +294,7 @@ def test_numbers_in_flight_are_bounded(
     fake_nodes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One write hangs; others may run ahead of it only so far, and go on after it."""
-    monkeypatch.setattr("kvstore.client.session.NUMBERS_OPEN_MAX", 4)
+    monkeypatch.setattr("kvstore.client.pipeline.OPEN_NUMBERS_MAX", 4)
 
     async def scenario() -> None:
         async with (
