@@ -145,7 +145,9 @@ def explanation(header: ResponseHeader, asked: ReadLevel, revision: int) -> str:
         f"{who}, answered at revision {header.revision}.",
         _WORDS[header.consistency](header),
     ]
-    if header.consistency is not asked.consistency:
+    # These two promise the same.
+    as_good = {header.consistency, asked.consistency} <= _CONFIRMED
+    if header.consistency is not asked.consistency and not as_good:
         sentences.append(
             f"You asked for {asked.consistency.value}; the reply says "
             f"{header.consistency.value}."
@@ -212,6 +214,7 @@ def _own_state(header: ResponseHeader) -> str:
     )
 
 
+_CONFIRMED = {Consistency.LINEARIZABLE, Consistency.FOLLOWER}
 _WORDS: dict[Consistency, Callable[[ResponseHeader], str]] = {
     Consistency.LINEARIZABLE: _linearizable,
     Consistency.LEASE: _lease,

@@ -167,6 +167,8 @@ def test_an_answer_other_than_asked_for_and_history_are_pointed_out() -> None:
     words = explanation(HEADER, ReadLevel(Consistency.STALE), 5)
     assert "You asked for stale; the reply says linearizable." in words
     assert "revision 5: history" in words
+    follower = dataclasses.replace(HEADER, consistency=Consistency.FOLLOWER)
+    assert "asked for" not in explanation(follower, LINEARIZABLE, 0)
 
 
 def test_a_node_that_names_no_epoch_is_not_given_one() -> None:
