@@ -79,11 +79,30 @@ class Config:
 
     raft_store_bytes_max: int = 64 * GIB
     """The Raft store's map may grow to here."""
+    raft_log_bytes_max: int = 64 * MIB
+    """Entry data in the log; past it the log is cut behind the durable state."""
+    raft_log_trailing_bytes: int = 16 * MIB
+    """What of it stays when it is cut: a member that lacks no more catches up from the
+    log, any other by a snapshot. At most a half of ``raft_log_bytes_max``."""
+    snapshot_bytes_per_second_max: int = 0
+    """Pace of snapshots that this node sends, all together, in a second; 0 is as fast
+    as it goes."""
     state_store_bytes_max: int = 256 * GIB
     """The state store's map may grow to here."""
     state_commit_interval_ms: int = 100
     """Applied entries reach the state store's disk at least this often; the log replays
     what a crash takes."""
+    history_keep_revisions: int = 1_000_000
+    """A leader compacts history by itself, but not the newest so many revisions. 0: as
+    ``history_keep_s`` says alone; both 0: never. Clients that read or watch at an older
+    revision are told ``Compacted``."""
+    history_keep_s: int = 0
+    """Nor what was the newest revision within so many seconds; 0: not by age."""
+    history_interval_s: int = 60
+    """Between two such compactions."""
+    session_timeout_s: int = 600
+    """A client session that is silent for this long is closed. A client that writes
+    after a longer pause opens another by itself."""
     scrub: bool = True
     """Read all records now and then, to find damage before a user does."""
     scrub_bytes_per_second_max: int = 20 * MIB
@@ -109,6 +128,10 @@ class Config:
             raise ConfigError(
                 f"request_bytes_max must be at least {pair + KIB}: a largest key and "
                 "value, and 1 KiB around them"
+            )
+        if 2 * self.raft_log_trailing_bytes > self.raft_log_bytes_max:
+            raise ConfigError(
+                "raft_log_trailing_bytes must be at most a half of raft_log_bytes_max"
             )
         for name in ("listen", "metrics"):
             if (address := getattr(self, name)) is not None:
@@ -144,8 +167,15 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "inflight_appends_max": (1, 100_000),
     "inflight_append_bytes_max": (1, 4 * GIB),
     "raft_store_bytes_max": (16 * MIB, 1 << 46),
+    "raft_log_bytes_max": (64 * KIB, 64 * GIB),
+    "raft_log_trailing_bytes": (0, 32 * GIB),
+    "snapshot_bytes_per_second_max": (0, 1 << 40),
     "state_store_bytes_max": (16 * MIB, 1 << 46),
     "state_commit_interval_ms": (1, 60_000),
+    "history_keep_revisions": (0, 1 << 53),
+    "history_keep_s": (0, 10 * 365 * 24 * 3_600),
+    "history_interval_s": (1, 24 * 3_600),
+    "session_timeout_s": (1, 30 * 24 * 3_600),
     "scrub_bytes_per_second_max": (64 * KIB, GIB),
     "scrub_records_per_second_max": (100, 10_000_000),
     "scrub_pause_s": (0, 30 * 24 * 3_600),

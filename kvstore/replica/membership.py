@@ -130,6 +130,8 @@ class Membership:
         self, transfer: WaitingTransfer
     ) -> tuple[bool, KVStoreError | None]:
         raft = self._raft
+        if raft.is_leader and transfer.to == raft.node_id:
+            return True, None  # it leads already
         if raft.term > transfer.term and raft.leader_id is not None:
             return True, None
         if raft.term == transfer.term and raft.transferee != transfer.to:

@@ -5,17 +5,23 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from kvstore.replica.effects import Persist
-from kvstore.replica.interfaces import LogStorage
 from kvstore.server.loop_calls import LoopCalls
+from kvstore.storage.lmdb_log import LMDBLog
 from kvstore.types import ReadyNumber
+
+LogWork = Callable[[LMDBLog], None]
+LogCall = tuple[LogWork, Callable[[None], None]]
+
+
+def _nothing(_: None) -> None: ...
 
 
 class LogThread:
-    """Makes log writes durable one after the other, and says so on the event loop."""
+    """Works on the Raft store, one thing after the other; answers on the event loop."""
 
     def __init__(
         self,
-        log: LogStorage,
+        log: LMDBLog,
         *,
         calls: LoopCalls,
         on_persisted: Callable[[ReadyNumber], None],
@@ -26,14 +32,20 @@ class LogThread:
         self._calls = calls
         self._on_persisted = on_persisted
         self._on_failure = on_failure
-        self._queue: SimpleQueue[Persist | None] = SimpleQueue()
+        self._queue: SimpleQueue[Persist | LogCall | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def submit(self, work: Persist) -> None:
+        """Append; a snapshot is not this thread's business alone."""
+        assert work.snapshot is None
         self._queue.put(work)
+
+    def call(self, work: LogWork, done: Callable[[None], None] = _nothing) -> None:
+        """Do something to the log that is no append, then call ``done`` on the loop."""
+        self._queue.put((work, done))
 
     def close(self) -> None:
         """Finish what was submitted; blocks until it is durable."""
@@ -44,5 +56,10 @@ class LogThread:
     def _run(self) -> None:
         with self._calls.reporting(self._on_failure):
             while (work := self._queue.get()) is not None:
-                self._log.append(work.hard_state, work.entries)
-                self._calls.call(self._on_persisted, work.number)
+                if isinstance(work, Persist):
+                    self._log.append(work.hard_state, work.entries)
+                    self._calls.call(self._on_persisted, work.number)
+                else:
+                    act, done = work
+                    act(self._log)
+                    self._calls.call(done, None)

@@ -14,15 +14,16 @@ from grpc_reflection.v1alpha import reflection
 from kvstore.config import MIB, Config, check_bindable
 from kvstore.errors import ConfigError, NotLeader
 from kvstore.pb import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc, peer_pb2
-from kvstore.raft.membership import Configuration, MemberInfo
+from kvstore.raft.membership import Configuration
 from kvstore.replica.messages import ForwardReply, ForwardWrites, PeerMessage
 from kvstore.replica.proposals import FORWARDED_BATCHES_MAX
-from kvstore.rpc.admission import FINAL, Hello, Refusal, refusal_by
+from kvstore.rpc.admission import FINAL, Hello, Refusal, RefusalKind, refusal_by
 from kvstore.rpc.codec import PeerCodec
 from kvstore.rpc.options import SERVER_OPTIONS
 from kvstore.rpc.peer_link import PeerOptions
 from kvstore.rpc.peers import PeerTransport
 from kvstore.server.services import ClusterService, KVService
+from kvstore.server.snapshots import Snapshots
 from kvstore.storage.record import entry_crc
 from kvstore.types import Incarnation, LogIndex, NodeId, Revision
 
@@ -49,8 +50,8 @@ class Network:
         self._node = node
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
         self._health = HealthServicer()
-        self._configuration = _founding(node)
-        self._configuration_index = LogIndex(0)
+        self._configuration = node.replica.raft.configuration
+        self._settled = self._configuration
         self._identified: dict[NodeId, Incarnation] = {}
         self._peers = PeerTransport(
             node.stores.identity,
@@ -66,6 +67,7 @@ class Network:
             routes={NodeId(n): to for n, to in node.config.peer_addresses.items()},
             options=peer_options(node.config),
         )
+        self.snapshots = Snapshots(node, self._peers)
         node.metrics.watch_dropped(lambda: self._peers.dropped_messages)
         self._stopping: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -85,7 +87,9 @@ class Network:
             ClusterService(node), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._server.add_generic_rpc_handlers((self._peers.handler,))
+        self._server.add_generic_rpc_handlers(
+            (self._peers.handler, self.snapshots.service.handler)
+        )
         reflection.enable_server_reflection(
             (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
@@ -102,7 +106,18 @@ class Network:
         await self._peers.__aenter__()
 
     def _own_address(self) -> str:
-        return self._configuration.members[self._node.node_id].address
+        """As the cluster knows it, or, before that knows it, as the directory does."""
+        node = self._node
+        known = self._configuration.members.get(node.node_id)
+        if known is not None:
+            return known.address
+        told = {member.node_id: member.address for member in node.stores.members}
+        address = told.get(node.node_id) or node.config.listen
+        if address is None:
+            raise ConfigError(
+                "nothing says where this node serves: give its address with --listen"
+            )
+        return address
 
     def _wanted_address(self) -> str:
         config = self._node.config
@@ -123,25 +138,31 @@ class Network:
     def members_changed(self, configuration: Configuration, index: LogIndex) -> None:
         """The node's configuration is another one, that of the entry at ``index``.
 
-        Peers are dialled, left and judged by it from now on. Call it again when it is
-        committed: only then may it send anybody away for good.
+        Its new members are dialled from now on. Call it again when it is committed:
+        only then may it send anybody away, who may be needed to commit it. A leader
+        that removes itself waits for its peers' answers, and a configuration that is
+        not committed may be taken back.
         """
-        self._configuration, self._configuration_index = configuration, index
-        self._peers.update(configuration.members)
-        kept = configuration.members.keys() | self._peers.guests
+        self._configuration = configuration
+        if index <= self._node.replica.raft.commit_index:
+            self._settled = configuration
+        members = {**self._settled.members, **configuration.members}
+        self._peers.update(members)
+        kept = members.keys() | self._peers.guests
         for gone in self._identified.keys() - kept:
             del self._identified[gone]
 
     def _admit(self, hello: Hello) -> Refusal | None:
-        settled = self._configuration_index <= self._node.replica.raft.commit_index
-        return refusal_by(self._configuration, hello, settled=settled)
+        return refusal_by(self._settled, hello, settled=True)
 
     def _on_identified(self, peer: NodeId, incarnation: Incarnation) -> None:
         self._identified[peer] = incarnation
         self._node.poll_soon()
 
     def _on_refused(self, refusal: Refusal) -> None:
-        if refusal.kind in FINAL:
+        if refusal.kind is RefusalKind.REMOVED:
+            self._node.leave()
+        elif refusal.kind in FINAL:
             self._node.fail_stop.task_failed(refusal.error())
 
     def send(self, messages: Iterable[PeerMessage]) -> list[ForwardWrites]:
@@ -173,13 +194,9 @@ class Network:
 
     async def close(self) -> None:
         """End all streams. Twice is fine, and before ``start`` too."""
+        await self.snapshots.close()
         await self._peers.close()
         await self._server.stop(STOP_GRACE_S)
-
-
-def _founding(node: Node) -> Configuration:
-    members = {m.node_id: MemberInfo(m.address) for m in node.stores.members}
-    return Configuration(voters=tuple(members), members=members)
 
 
 def peer_options(config: Config) -> PeerOptions:

@@ -11,45 +11,43 @@ from types import TracebackType
 from typing import Self
 
 from kvstore.config import Config
-from kvstore.errors import Busy, Closed
+from kvstore.errors import Busy, Closed, EpochChanged, Removed
 from kvstore.pb import kv_pb2
-from kvstore.replica.effects import (
-    Apply,
-    Effect,
-    Fail,
-    Persist,
-    Read,
-    Respond,
-    Send,
-)
-from kvstore.replica.messages import ForwardWrites, PeerMessage
+from kvstore.replica.messages import PeerMessage
 from kvstore.replica.replica import Replica
+from kvstore.server.admin import Admin
+from kvstore.server.effects import Effects
 from kvstore.server.fail_stop import FailStop
+from kvstore.server.installing import Installing
 from kvstore.server.log_thread import LogThread
 from kvstore.server.logs import log_event
 from kvstore.server.loop_calls import STORAGE_FAILURES, LoopCalls
 from kvstore.server.metrics import Metrics
-from kvstore.server.network import Network, no_connection
+from kvstore.server.network import Network
 from kvstore.server.observer import Observer
 from kvstore.server.operate import operate
-from kvstore.server.requests import Answer, Requests, check_reads, check_writes
+from kvstore.server.requests import (
+    AS_WRITTEN,
+    Answer,
+    Confirmed,
+    Requests,
+    check_reads,
+    check_writes,
+)
 from kvstore.server.scrubbing import report_finding, start_scrubber
 from kvstore.server.settings import limits, replica_options
-from kvstore.server.state_thread import Applied, ReadDone, ReadJob, StateThread
-from kvstore.server.stores import open_stores
+from kvstore.server.state_thread import Applied, ReadDone, StateThread
+from kvstore.server.stopping import stop_leading_and_drain
+from kvstore.server.stores import Stores, open_stores
 from kvstore.storage.record import Finding
 from kvstore.storage.scrubber import Scrubber
-from kvstore.types import NodeId, ReadyNumber, Revision, Ticket
+from kvstore.types import LogIndex, NodeId, ReadyNumber, Revision
 
 LOGGER = logging.getLogger("kvstore.server")
 
 MISSED_TICKS_MAX = 2
 """Ticks made up for after the loop was held up. Few: after a pause the node should read
 the messages that wait before it concludes from the clock that its leader is gone."""
-DRAIN_S_MAX = 0.5
-"""A node that stops waits this long for what is in flight: mostly a round trip."""
-RESIGNED_S = 0.03
-"""And a leader this long after it resigned: what peers had sent by then is refused."""
 
 
 class Node:
@@ -73,17 +71,21 @@ class Node:
         self.network: Network | None = None
         self.scrubber: Scrubber | None = None
         self._limits = limits(config)
-        self._requests = Requests()
+        self.requests = Requests()
         self._inbox: list[list[PeerMessage] | NodeId] = []
         self._poll_due = False
+        self._effects = Effects(self)
+        self.admin = Admin(self)
+        self.installing = Installing(self)
+        self._members_seen: tuple[LogIndex, bool] | None = None
         self.fail_stop = FailStop(self._fail)
         self._resources = AsyncExitStack()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._running = False
+        self.running = False
         """From the end of a start that succeeded until the node stops or fails."""
         self._ended: asyncio.Future[None] | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._drained: asyncio.Future[None] | None = None
+        self.drained: asyncio.Future[None] | None = None
         self._tick_timer: asyncio.TimerHandle | None = None
 
     # ---------------------------------------------------------------- lifetime
@@ -103,7 +105,7 @@ class Node:
         self._ended = self._loop.create_future()
         self.started_at = time.monotonic()
         self.stores = await open_stores(self.config)
-        self._resources.push_async_callback(asyncio.to_thread, self.stores.close)
+        self._resources.push_async_callback(asyncio.to_thread, self._close_stores)
         try:
             await self._start()
         except BaseException:
@@ -115,9 +117,9 @@ class Node:
         """Each part that starts is pushed on ``_resources``, to be ended in turn."""
         config, stores = self.config, self.stores
         self.node_id = stores.identity.node_id
-        self.observer = Observer(self.node_id, self.metrics, self._tell_health)
+        self.observer = Observer(self.node_id, self.metrics, self.tell_health)
         for finding in stores.log.findings:
-            self._on_finding(finding)
+            self.on_finding(finding)
         progress = stores.state.progress
         self.applied_revision = progress.revision
         self.compact_revision = progress.compact_revision
@@ -125,6 +127,8 @@ class Node:
             node_id=self.node_id,
             log=stores.log,
             applied_index=progress.index,
+            revision=progress.revision,
+            compact_revision=progress.compact_revision,
             compaction_pending=progress.compaction_pending,
             options=replica_options(config),
             random=random.Random(),
@@ -141,7 +145,7 @@ class Node:
         assert self._ended is not None
         if self._ended.done():
             self._ended.result()  # a thread has failed meanwhile
-        self._running = True
+        self.running = True
         self._next_tick = self._loop.time()
         self._on_tick()
         log_event(
@@ -160,7 +164,7 @@ class Node:
         config, stores, resources = self.config, self.stores, self._resources
         assert self._loop is not None
         calls = LoopCalls(self._loop)
-        self._state_thread = StateThread(
+        self.state_thread = StateThread(
             stores.state,
             calls=calls,
             response_bytes_max=config.response_bytes_max,
@@ -170,20 +174,28 @@ class Node:
             on_failure=self._fail,
             name=f"kvstore-state-{self.node_id}",
         )
-        self._log_thread = LogThread(
+        self.log_thread = LogThread(
             stores.log,
             calls=calls,
-            on_persisted=self._on_persisted,
+            on_persisted=self.on_persisted,
             on_failure=self._fail,
             name=f"kvstore-log-{self.node_id}",
         )
-        self._state_thread.start()
-        resources.push_async_callback(asyncio.to_thread, self._state_thread.close)
-        self._log_thread.start()
-        resources.push_async_callback(asyncio.to_thread, self._log_thread.close)
+        self.state_thread.start()
+        resources.push_async_callback(asyncio.to_thread, self.state_thread.close)
+        self.log_thread.start()
+        resources.push_async_callback(asyncio.to_thread, self.log_thread.close)
         if config.scrub:
-            self.scrubber = start_scrubber(config, stores, self._on_finding)
-            resources.push_async_callback(asyncio.to_thread, self.scrubber.close)
+            self.scrubber = start_scrubber(config, stores, self.on_finding)
+        resources.push_async_callback(asyncio.to_thread, self._close_scrubber)
+        resources.push_async_callback(self.installing.close)
+
+    def _close_stores(self) -> None:
+        self.stores.close()  # those of now: a snapshot may have replaced one
+
+    def _close_scrubber(self) -> None:
+        if self.scrubber is not None:
+            self.scrubber.close()
 
     async def __aexit__(
         self,
@@ -208,11 +220,11 @@ class Node:
 
     async def _close(self) -> None:
         assert self._ended is not None
-        if self._running:
-            await self._drain(self._ended)
-        if self._running:
+        if self.running:
+            await stop_leading_and_drain(self, self._ended)
+        if self.running:
             self._stop_running()
-            self._carry_out(self.replica.close())
+            self._effects.carry_out(self.replica.close())
         try:
             await self._resources.aclose()
         except BaseException as error:
@@ -223,36 +235,14 @@ class Node:
             raise
         finally:
             # What a thread had in hand when it was told to end.
-            self._requests.abandon()
+            self.requests.abandon()
         if self._tick_timer is not None:
             log_event(LOGGER, logging.INFO, "node_stopped", node=self.node_id)
         if not self._ended.done():
             self._ended.set_result(None)
 
-    async def _drain(self, ended: asyncio.Future[None]) -> None:
-        self._tell_health(serving=False)
-        self.replica.drain()
-        self._drained = ended.get_loop().create_future()
-        self.poll_soon()
-        await asyncio.wait(
-            (self._drained, ended),
-            timeout=DRAIN_S_MAX,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        if (
-            self._running
-            and self.replica.raft.is_leader
-            and len(self.stores.members) > 1
-        ):
-            # What peers passed on meanwhile is refused by now, and all of them are told
-            # to pass nothing on any more. They hear from nobody that leads until they
-            # elect, so nothing is on its way here when the connections break.
-            self.replica.resign()
-            self.poll_soon()
-            await asyncio.wait((ended,), timeout=RESIGNED_S)
-
     def _stop_running(self) -> None:
-        self._running = False
+        self.running = False
         if self._tick_timer is not None:
             self._tick_timer.cancel()
 
@@ -290,9 +280,9 @@ class Node:
         if self.network is not None:
             self.network.stop_now()
         if isinstance(error, STORAGE_FAILURES):
-            self._carry_out(self.replica.close())
+            self._effects.carry_out(self.replica.close())
         # After a defect of ours the replica may not know any more what it did.
-        self._requests.abandon()
+        self.requests.abandon()
 
     # ---------------------------------------------------------------- requests
 
@@ -302,12 +292,12 @@ class Node:
         Raises:
             InvalidRequest, Busy, Closed: not applied; ``answer`` is not called.
         """
-        self._check_open()
+        self.check_open()
         count = check_writes(writes, self._limits)
-        ticket = self._requests.next_ticket()
-        patience = self._patience_ticks(timeout_ms)
+        ticket = self.requests.next_ticket()
+        patience = self.patience_ticks(timeout_ms)
         self.replica.submit(ticket, writes, count=count, patience_ticks=patience)
-        self._requests.add(ticket, answer, None)
+        self.requests.add(ticket, answer, None)
         self.poll_soon()
 
     def begin_reads(
@@ -318,15 +308,17 @@ class Node:
         Raises:
             InvalidRequest, Busy, Closed: ``answer`` is not called.
         """
-        self._check_open()
+        self.check_open()
         ranges = check_reads(reads, self._limits)
+        self._check_epoch(reads.options)
         maximum = self.config.waiting_reads_max
-        if self._requests.reads >= maximum:
+        if self.requests.reads >= maximum:
             message = f"{maximum} reads wait already"
             raise Busy(message, queue="waiting_reads", maximum=maximum)
-        ticket = self._requests.next_ticket()
-        self.replica.read(ticket, patience_ticks=self._patience_ticks(timeout_ms))
-        self._requests.add(ticket, answer, ranges)
+        ticket = self.requests.next_ticket()
+        patience = self.patience_ticks(timeout_ms)
+        self.replica.read(ticket, reads.options, patience_ticks=patience)
+        self.requests.add(ticket, answer, ranges)
         self.poll_soon()
 
     async def operate(self, request: kv_pb2.OperateRequest) -> kv_pb2.OperateResponse:
@@ -336,20 +328,34 @@ class Node:
         """
         return await operate(self, request)
 
-    def header(self, revision: Revision | None = None) -> kv_pb2.ResponseHeader:
-        """What every response says of where it comes from."""
+    def header(
+        self, revision: Revision | None = None, confirmed: Confirmed = AS_WRITTEN
+    ) -> kv_pb2.ResponseHeader:
+        """What every response says of where it comes from, and what it is worth."""
         return kv_pb2.ResponseHeader(
             cluster_id=self.stores.identity.cluster_id,
             node_id=self.node_id,
             term=self.replica.raft.term,
             revision=self.applied_revision if revision is None else revision,
+            epoch=self.stores.identity.epoch,
+            consistency=confirmed.consistency,
+            staleness_ms=confirmed.staleness_ms,
         )
 
-    def _check_open(self) -> None:
-        if self._closing is not None or not self._running:
+    def _check_epoch(self, options: kv_pb2.ReadOptions) -> None:
+        epoch = self.stores.identity.epoch
+        if options.epoch not in (0, epoch):
+            raise EpochChanged(
+                f"revision {options.revision_min} is of epoch {options.epoch}, and the "
+                f"store is in epoch {epoch}: it was restored; read anew",
+                epoch=epoch,
+            )
+
+    def check_open(self) -> None:
+        if self._closing is not None or not self.running:
             raise Closed("the node does not run or is stopping; nothing was applied")
 
-    def _patience_ticks(self, timeout_ms: int) -> int:
+    def patience_ticks(self, timeout_ms: int) -> int:
         wanted_ms = timeout_ms or self.config.request_timeout_ms
         bounded_ms = min(wanted_ms, self.config.request_timeout_ms)
         return max(1, bounded_ms // self.config.tick_interval_ms)
@@ -369,7 +375,7 @@ class Node:
         self._inbox.append(peer)
         self.poll_soon()
 
-    def _on_persisted(self, number: ReadyNumber) -> None:
+    def on_persisted(self, number: ReadyNumber) -> None:
         with self.fail_stop:
             self.replica.persisted(number)
         # At once: acknowledgements wait for this, and so does the next batch.
@@ -383,18 +389,19 @@ class Node:
                 applied.last,
                 results=applied.results,
                 revision=applied.revision,
+                compact_revision=applied.compact_revision,
                 compaction_pending=applied.compaction_pending,
             )
         self.poll_soon()
 
     def _on_read(self, done: ReadDone) -> None:
         with self.fail_stop:
-            self._requests.answer(done.ticket, done.results, done.revision, None)
-        if self._drained is not None:
+            self.requests.answer(done.ticket, done.results, done.revision)
+        if self.drained is not None:
             self.poll_soon()
 
     def _on_tick(self) -> None:
-        if not self._running:
+        if not self.running:
             return
         assert self._loop is not None
         interval = self.config.tick_interval_ms / 1_000
@@ -402,6 +409,7 @@ class Node:
         self._next_tick += due * interval
         self._tick_timer = self._loop.call_at(self._next_tick, self._on_tick)
         with self.fail_stop:
+            self.replica.set_clock(self.now_ms())
             for _ in range(min(due, 1 + MISSED_TICKS_MAX)):
                 self.replica.tick()
         self._poll()
@@ -417,9 +425,10 @@ class Node:
 
     def _poll(self) -> None:
         self._poll_due = False
-        if not self._running:
+        if not self.running:
             return
         with self.fail_stop:
+            self.replica.set_clock(self.now_ms())
             inbox, self._inbox = self._inbox, []
             for news in inbox:
                 if isinstance(news, list):
@@ -427,46 +436,68 @@ class Node:
                 else:
                     self.replica.peer_disconnected(news)
             if effects := self.replica.poll():
-                self._carry_out(effects)
+                self._effects.carry_out(effects)
             if events := self.replica.raft.drain_events():
                 self.observer.observe(events)
-            if self._drained is not None:
-                self._check_drained(self._drained)
+            self._follow_members()
+            if self.drained is not None:
+                self._check_drained(self.drained)
 
-    def _carry_out(self, effects: list[Effect]) -> None:
-        not_sent: list[ForwardWrites] = []
-        for effect in effects:
-            match effect:
-                case Send(messages):
-                    if self.network is not None:
-                        not_sent += self.network.send(messages)
-                case Persist():
-                    self._log_thread.submit(effect)
-                case Apply():
-                    self._state_thread.submit(effect)
-                case Read(tickets):
-                    self._serve_reads(tickets)
-                case Respond(ticket, results, revision):
-                    self._requests.answer(ticket, results, revision, None)
-                case Fail(ticket, error):
-                    self._requests.answer(ticket, b"", Revision(0), error)
-        if not_sent:
-            self.receive(no_connection(not_sent))
+    def _follow_members(self) -> None:
+        """Peers are dialled and judged by the configuration, as soon as it is another.
 
-    def _serve_reads(self, tickets: tuple[Ticket, ...]) -> None:
-        for ticket in tickets:
-            if (ranges := self._requests.ranges(ticket)) is not None:
-                self._state_thread.submit(ReadJob(ticket, ranges))
+        And again when it is committed: before, nobody is sent away for good.
+        """
+        raft = self.replica.raft
+        index = raft.configuration_index
+        seen = (index, raft.commit_index >= index)
+        if seen != self._members_seen and self.network is not None:
+            self._members_seen = seen
+            self.network.members_changed(raft.configuration, index)
+
+    def report_identities(self) -> None:
+        """Tell the replica which data directories members speak from, this one too."""
+        self.replica.identified(self.node_id, self.stores.identity.incarnation)
+        if self.network is not None:
+            for peer, incarnation in self.network.identified.items():
+                self.replica.identified(peer, incarnation)
+
+    def state_replaced(self, stores: Stores) -> None:
+        """A snapshot's state took the place of this node's."""
+        self.stores = stores
+        progress = stores.state.progress
+        self.applied_revision = progress.revision
+        self.compact_revision = progress.compact_revision
+
+    def leave(self) -> None:
+        """The cluster has removed this node: stop, and say so."""
+        error = Removed(
+            f"node {self.node_id} was removed from cluster "
+            f"{self.stores.identity.cluster_id.hex()} and has stopped; its data "
+            "directory is of no more use, and its id is never used again"
+        )
+        assert self._ended is not None
+        if not self._ended.done():
+            log_event(LOGGER, logging.WARNING, "node_removed", node=self.node_id)
+            self._ended.set_exception(error)
+            self._ended.exception()
+            self._stop_running()
+            self._effects.carry_out(self.replica.close())
+
+    @staticmethod
+    def now_ms() -> int:
+        """A clock that never goes back, and counts while machine or process sleep."""
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
     def _check_drained(self, drained: asyncio.Future[None]) -> None:
-        if not drained.done() and not self._requests and self.replica.is_drained:
+        if not drained.done() and not self.requests and self.replica.is_drained:
             drained.set_result(None)
 
     # ------------------------------------------------------------- observation
 
-    def _on_finding(self, finding: Finding) -> None:
+    def on_finding(self, finding: Finding) -> None:
         report_finding(finding, node_id=self.node_id, metrics=self.metrics)
 
-    def _tell_health(self, *, serving: bool) -> None:
+    def tell_health(self, *, serving: bool) -> None:
         if self.network is not None:
             self.network.tell_health(serving=serving and self._closing is None)

@@ -12,6 +12,7 @@ from kvstore.errors import Busy, InvalidRequest, KVStoreError, OutcomeUnknown
 from kvstore.pb import kv_pb2
 from kvstore.rpc.errors import error_to_pb
 from kvstore.rpc.options import MESSAGE_BYTES_MAX
+from kvstore.server.requests import AS_WRITTEN, Confirmed
 from kvstore.types import Revision
 
 if TYPE_CHECKING:
@@ -31,7 +32,12 @@ def begin_operation(
     """Start one request; ``answer`` is called once, on the loop, perhaps at once."""
     request_id = request.id
 
-    def done(results: bytes, revision: Revision, error: KVStoreError | None) -> None:
+    def done(
+        results: bytes,
+        revision: Revision,
+        error: KVStoreError | None,
+        confirmed: Confirmed,
+    ) -> None:
         if error is not None:
             answer(
                 kv_pb2.OperateResponse(
@@ -39,7 +45,9 @@ def begin_operation(
                 )
             )
             return
-        response = kv_pb2.OperateResponse(id=request_id, header=node.header(revision))
+        response = kv_pb2.OperateResponse(
+            id=request_id, header=node.header(revision, confirmed)
+        )
         if len(results) > RESULTS_BYTES_MAX:
             response.error.CopyFrom(error_to_pb(too_large(len(results))))
         else:
@@ -53,11 +61,11 @@ def begin_operation(
             case "reads":
                 node.begin_reads(request.reads, request.timeout_ms, done)
             case "ping":
-                done(b"", node.applied_revision, None)
+                done(b"", node.applied_revision, None, AS_WRITTEN)
             case _:
                 raise InvalidRequest("the request names no operations")
     except KVStoreError as error:
-        done(b"", Revision(0), error)
+        done(b"", Revision(0), error, AS_WRITTEN)
 
 
 async def operate(node: Node, request: kv_pb2.OperateRequest) -> kv_pb2.OperateResponse:

@@ -17,7 +17,20 @@ from kvstore.state_machine.commands import validate_batch, validate_range
 from kvstore.state_machine.limits import Limits
 from kvstore.types import Revision, Ticket
 
-Answer = Callable[[bytes, Revision, KVStoreError | None], None]
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """What the answer to a read is worth."""
+
+    consistency: kv_pb2.Consistency
+    staleness_ms: int | None
+    """Everything acknowledged longer ago is in it; None: nothing is known of that."""
+
+
+AS_WRITTEN = Confirmed(kv_pb2.LINEARIZABLE, None)
+"""Of the answer to a write, which is at home at its revision."""
+
+Answer = Callable[[bytes, Revision, KVStoreError | None, Confirmed], None]
 """Called once, on the event loop: an encoded ``ResultBatch`` and the revision it was
 made at, or an error."""
 
@@ -29,6 +42,7 @@ class Request:
     answer: Answer
     ranges: Sequence[kv_pb2.Range] | None
     """What to read; None for a write."""
+    confirmed: Confirmed = AS_WRITTEN
 
 
 class Requests:
@@ -66,17 +80,22 @@ class Requests:
         request = self._open.get(ticket)
         return None if request is None else request.ranges
 
+    def confirmed(self, ticket: Ticket, confirmed: Confirmed) -> None:
+        """It is known how a read is confirmed."""
+        if (request := self._open.get(ticket)) is not None:
+            request.confirmed = confirmed
+
     def answer(
         self,
         ticket: Ticket,
         results: bytes,
         revision: Revision,
-        error: KVStoreError | None,
+        error: KVStoreError | None = None,
     ) -> None:
         """Answer a request, unless it was given up."""
         if (request := self._open.pop(ticket, None)) is not None:
             self.reads -= request.ranges is not None
-            request.answer(results, revision, error)
+            request.answer(results, revision, error, request.confirmed)
 
     def abandon(self) -> None:
         """The node ends: nobody will answer what is left. Writes may be applied yet."""
@@ -116,6 +135,7 @@ def check_reads(reads: kv_pb2.RangeBatch, limits: Limits) -> Sequence[kv_pb2.Ran
     _check_request_bytes(reads.ByteSize(), limits)
     ranges = list(reads.ranges)
     maximum = limits.batch_commands_max
+    _check_options(reads.options)
     if len(ranges) > maximum:
         raise RequestTooLarge(
             f"the batch: {len(ranges)} reads are over batch_commands_max ({maximum})",
@@ -130,6 +150,21 @@ def check_reads(reads: kv_pb2.RangeBatch, limits: Limits) -> Sequence[kv_pb2.Ran
             error.command_index = index
             raise
     return ranges
+
+
+def _check_options(options: kv_pb2.ReadOptions) -> None:
+    """Refuse what makes no sense, rather than ignore it."""
+    level = options.consistency
+    if level not in kv_pb2.Consistency.values():
+        raise InvalidRequest(f"consistency {level} is not known here")
+    if (level == kv_pb2.BOUNDED) != bool(options.staleness_ms_max):
+        raise InvalidRequest(
+            "staleness_ms_max belongs to BOUNDED reads, which need it: 1 or more"
+        )
+    if level != kv_pb2.SESSION and (options.revision_min or options.epoch):
+        raise InvalidRequest("revision_min and epoch belong to SESSION reads")
+    if options.revision_min < 0:
+        raise InvalidRequest("revision_min is below 0")
 
 
 def _check_request_bytes(size: int, limits: Limits) -> None:

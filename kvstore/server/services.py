@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
-from kvstore.errors import Busy
+from kvstore.errors import Busy, KVStoreError
 from kvstore.pb import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc
 from kvstore.rpc.errors import abort, error_from_pb
 from kvstore.server.operate import OperateContext, OperateStream, operate
@@ -83,7 +83,11 @@ class KVService(kv_pb2_grpc.KVServicer):
         request: kv_pb2.Range,
         context: grpc.aio.ServicerContext[kv_pb2.Range, kv_pb2.RangeResponse],
     ) -> kv_pb2.RangeResponse:
-        operation = kv_pb2.OperateRequest(reads=kv_pb2.RangeBatch(ranges=[request]))
+        reads = kv_pb2.RangeBatch(options=request.options)
+        # A batch has them once, for all.
+        request.ClearField("options")
+        reads.ranges.append(request)
+        operation = kv_pb2.OperateRequest(reads=reads)
         header, result = await self._operate(operation, context)
         return kv_pb2.RangeResponse(header=header, result=result.range)
 
@@ -124,3 +128,28 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
         ],
     ) -> cluster_pb2.StatusResponse:
         return node_status(self._node)
+
+    async def ChangeMembership(
+        self,
+        request: cluster_pb2.ChangeMembershipRequest,
+        context: grpc.aio.ServicerContext[
+            cluster_pb2.ChangeMembershipRequest, cluster_pb2.ChangeMembershipResponse
+        ],
+    ) -> cluster_pb2.ChangeMembershipResponse:
+        try:
+            return await self._node.admin.change(request)
+        except KVStoreError as error:
+            await abort(context, error)
+
+    async def TransferLeadership(
+        self,
+        request: cluster_pb2.TransferLeadershipRequest,
+        context: grpc.aio.ServicerContext[
+            cluster_pb2.TransferLeadershipRequest,
+            cluster_pb2.TransferLeadershipResponse,
+        ],
+    ) -> cluster_pb2.TransferLeadershipResponse:
+        try:
+            return await self._node.admin.transfer(request)
+        except KVStoreError as error:
+            await abort(context, error)

@@ -3,7 +3,14 @@
 from kvstore.config import Config
 from kvstore.raft.options import RaftOptions
 from kvstore.replica.options import ReplicaOptions
+from kvstore.state_machine.history import HistoryPolicy
 from kvstore.state_machine.limits import Limits
+
+LEASE_PERCENT = 70
+"""A lease, in parts of the election timeout: clocks of members may differ in rate by
+the rest, and a tick."""
+CHORE_INTERVAL_MS = 1_000
+"""A leader looks after sessions, history and identities this often."""
 
 
 def replica_options(config: Config) -> ReplicaOptions:
@@ -19,6 +26,7 @@ def replica_options(config: Config) -> ReplicaOptions:
             inflight_appends_max=config.inflight_appends_max,
             inflight_append_bytes_max=config.inflight_append_bytes_max,
             uncommitted_bytes_max=config.uncommitted_bytes_max,
+            lease_ms=max(1, config.election_timeout_ms * LEASE_PERCENT // 100),
         ),
         entry_bytes_max=config.entry_bytes_max,
         waiting_writes_max=config.waiting_writes_max,
@@ -27,6 +35,15 @@ def replica_options(config: Config) -> ReplicaOptions:
         forwarded_patience_ticks=2 * election_ticks,
         leaderless_patience_ticks=election_ticks,
         read_retry_ticks=max(2, election_ticks // 2),
+        log_bytes_max=config.raft_log_bytes_max,
+        log_trailing_bytes=config.raft_log_trailing_bytes,
+        session_timeout_ticks=max(1, config.session_timeout_s * 1_000 // tick),
+        chore_interval_ticks=max(1, CHORE_INTERVAL_MS // tick),
+        history=HistoryPolicy(
+            keep_revisions=config.history_keep_revisions or None,
+            keep_s=config.history_keep_s or None,
+            interval_s=config.history_interval_s,
+        ),
     )
 
 

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
 
 from kvstore.errors import Busy, KVStoreError
 from kvstore.pb import kv_pb2
@@ -23,6 +24,8 @@ from kvstore.state_machine import machine
 from kvstore.state_machine.reads import read_range
 from kvstore.storage.lmdb_state import LMDBState
 from kvstore.types import Revision, Ticket
+
+T = TypeVar("T")
 
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 """Pairs in the answer to one request, however many ranges it has: half of what gRPC is
@@ -37,6 +40,24 @@ class ReadJob:
 
     ticket: Ticket
     ranges: Sequence[kv_pb2.Range]
+
+
+@dataclass(slots=True)
+class StateCall(Generic[T]):
+    """Something else to be done with the state, between applying and reading."""
+
+    work: Callable[[LMDBState], T]
+    done: Callable[[T], None]
+    """Called on the event loop."""
+
+
+@dataclass(slots=True)
+class StateSwap:
+    """The state is replaced by what ``open_next`` opens, once this one is closed."""
+
+    open_next: Callable[[], LMDBState]
+    done: Callable[[LMDBState], None]
+    """Called on the event loop."""
 
 
 @dataclass(slots=True)
@@ -58,6 +79,9 @@ class Applied:
     revision: Revision
     compact_revision: Revision
     compaction_pending: bool
+
+
+Work = Apply | ReadJob | StateCall[Any] | StateSwap
 
 
 class StateThread:
@@ -82,7 +106,7 @@ class StateThread:
         self._on_applied = on_applied
         self._on_read = on_read
         self._on_failure = on_failure
-        self._queue: SimpleQueue[Apply | ReadJob | None] = SimpleQueue()
+        self._queue: SimpleQueue[Work | None] = SimpleQueue()
         self._long_reads: deque[Iterator[ReadDone | None]] = deque()
         self._commit_due: float | None = None
         self._slice_due = 0.0
@@ -92,7 +116,7 @@ class StateThread:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, work: Apply | ReadJob) -> None:
+    def submit(self, work: Work) -> None:
         self._queue.put(work)
 
     def close(self) -> None:
@@ -128,12 +152,31 @@ class StateThread:
                 self._apply(work)
             case ReadJob():
                 self._advance(self._read(work))
+            case StateCall():
+                self._calls.call(work.done, work.work(self._state))
+            case StateSwap():
+                self._swap(work)
         self._commit_if_due()
         if self._long_reads and time.monotonic() >= self._slice_due:
             self._continue_long_read()
         return True
 
-    def _next(self) -> Apply | ReadJob | None:
+    def _swap(self, work: StateSwap) -> None:
+        # Nobody is answered from a state that is gone: let long reads end first.
+        while self._long_reads:
+            self._continue_long_read()
+        self._commit()
+        self._state.close()
+        self._state = work.open_next()
+        self._calls.call(work.done, self._state)
+
+    def commit(self, state: LMDBState) -> None:
+        """On the state's thread: commit what is applied so far, durably."""
+        assert state is self._state
+        self._commit()
+        state.environment.sync()
+
+    def _next(self) -> Work | None:
         """Raises ``Empty`` when something else is due first."""
         if self._long_reads:
             return self._queue.get_nowait()

@@ -9,6 +9,7 @@ from resource import getpagesize
 from typing import TYPE_CHECKING
 
 from kvstore.pb import cluster_pb2
+from kvstore.server.admin import members_of
 from kvstore.storage.record import FORMAT_VERSION
 from kvstore.types import NodeId
 
@@ -31,6 +32,7 @@ VERSION = package_version()
 def node_status(node: Node) -> cluster_pb2.StatusResponse:
     """Everything ``kvstore status`` shows; reads counters, never the disk."""
     raft, stores = node.replica.raft, node.stores
+    configuration = raft.configuration
     response = cluster_pb2.StatusResponse(
         cluster_id=stores.identity.cluster_id,
         node_id=node.node_id,
@@ -44,10 +46,21 @@ def node_status(node: Node) -> cluster_pb2.StatusResponse:
         compact_revision=node.compact_revision,
         raft_store_bytes=stores.log.used_bytes,
         state_store_bytes=stores.state.used_bytes,
-        members=[
-            cluster_pb2.Member(node_id=member.node_id, address=member.address)
-            for member in stores.members
-        ],
+        members=members_of(configuration),
+        removed=configuration.removed,
+        joint=configuration.is_joint,
+        leases=configuration.leases,
+        epoch=stores.identity.epoch,
+        incarnation=stores.identity.incarnation,
+        address=node.address,
+        first_log_index=raft.log.first_index,
+        state_id=stores.identity.origin_id,
+        snapshot_bytes_sent=(
+            0 if node.network is None else node.network.snapshots.bytes_sent
+        ),
+        sessions=len(stores.state.sessions),
+        transferee=raft.transferee or NodeId(0),
+        anonymous_memory_bytes=anonymous_bytes(),
         uptime_seconds=time.monotonic() - node.started_at,
         version=VERSION,
         leader_changes=node.observer.leader_changes,
@@ -89,6 +102,18 @@ def fill_scrub_status(node: Node, status: cluster_pb2.ScrubStatus) -> None:
             key_hex=finding.key_hex,
             what=finding.what,
         )
+
+
+def anonymous_bytes() -> int:
+    """Resident memory of this process that no file backs; 0 if nobody tells."""
+    try:
+        text = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    for line in text.splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def resident_bytes() -> int:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from kvstore.config import Config
@@ -17,6 +18,8 @@ from kvstore.storage.data_directory import DataDirectory
 from kvstore.storage.environment import ADVICE
 from kvstore.storage.lmdb_log import LMDBLog
 from kvstore.storage.lmdb_state import LMDBState
+from kvstore.storage.snapshot_export import discard_exports
+from kvstore.storage.staging import put_in_place, staged_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +46,7 @@ class Stores:
                 map_bytes_max=config.raft_store_bytes_max,
             )
             try:
-                state = LMDBState.open(
-                    directory.state_path,
-                    directory.identity,
-                    map_bytes_max=config.state_store_bytes_max,
-                )
+                state = _open_state(directory, log, config)
             except BaseException:
                 log.close()
                 raise
@@ -61,6 +60,21 @@ class Stores:
             directory.close()
             raise
         return cls(directory, log, state)
+
+    def install_state(self, staged: Path, config: Config) -> LMDBState:
+        """Put a staged state in the place of this one, which is closed; open it.
+
+        The log has noted that it is being installed. Blocks.
+
+        Raises:
+            OSError, CorruptionError: the node must stop; opening it again goes on.
+        """
+        put_in_place(staged, self.directory.state_path)
+        return LMDBState.open(
+            self.directory.state_path,
+            self.identity,
+            map_bytes_max=config.state_store_bytes_max,
+        )
 
     @property
     def identity(self) -> Identity:
@@ -80,6 +94,33 @@ class Stores:
             stack.callback(self.directory.close)
             stack.callback(self.log.close)
             stack.callback(self.state.close)
+
+
+def _open_state(directory: DataDirectory, log: LMDBLog, config: Config) -> LMDBState:
+    """Open the state; first finish to install a snapshot, if that was interrupted."""
+    installing = log.installing
+    if installing is not None:
+        put_in_place(
+            staged_path(directory.incoming_path, installing.snapshot_id),
+            directory.state_path,
+        )
+    state = LMDBState.open(
+        directory.state_path,
+        directory.identity,
+        map_bytes_max=config.state_store_bytes_max,
+    )
+    if installing is not None:
+        last = installing.last
+        if state.progress.index < last.index:
+            state.close()
+            raise CorruptionError(
+                f"the snapshot of entry {last.index} was being installed, and its "
+                f"state is gone; {ADVICE}",
+                store="state",
+            )
+        log.finish_install()
+    discard_exports(directory.snapshots_path)
+    return state
 
 
 async def open_stores(config: Config) -> Stores:

@@ -275,6 +275,25 @@ class Environment:
         self._writer_thread = None
         txn.abort()
 
+    def copy(self, txn: Transaction, fd: int) -> None:
+        """Write what a reading transaction sees to a file, compactly; not synced.
+
+        Raises:
+            CorruptionError, OSError: as the block of :meth:`read` does.
+        """
+        with _translated(self.store, self.path):
+            self._env.copyfd(fd, compact=True, txn=txn)
+
+    def sync(self) -> None:
+        """Make every commit durable, the newest too (see ``metasync``).
+
+        Raises:
+            OSError: the medium refused; nobody knows what is durable.
+        """
+        self._check_open()
+        with _translated(self.store, self.path):
+            self._env.sync(True)
+
     def grow(self) -> None:
         """Double the map. Waits for open reading transactions to end.
 

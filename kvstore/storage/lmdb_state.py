@@ -76,13 +76,24 @@ assert _COMMIT_AT_BYTES + SESSIONS_BYTES_MAX < HEADROOM_BYTES
 class StateSnapshot:
     """What was committed, read-only. Ends with the ``with`` block that gave it."""
 
-    __slots__ = ("_reader", "_sessions", "_txn", "progress")
+    __slots__ = ("_environment", "_reader", "_sessions", "_txn", "progress")
 
-    def __init__(self, reader: StateReader, txn: Transaction) -> None:
+    def __init__(
+        self, environment: Environment, reader: StateReader, txn: Transaction
+    ) -> None:
+        self._environment = environment
         self._reader = reader
         self._txn = txn
         self.progress = reader.progress(txn)
         self._sessions: SessionTable | None = None
+
+    def copy(self, fd: int) -> None:
+        """Write exactly this state to a file, as an environment of its own; not synced.
+
+        Raises:
+            CorruptionError: its structure is damaged. OSError: the medium refused.
+        """
+        self._environment.copy(self._txn, fd)
 
     @property
     def sessions(self) -> SessionTable:
@@ -255,7 +266,7 @@ class LMDBState:
         Keep it short: pages that it sees are not reused, and the map cannot grow.
         """
         with self.environment.read() as txn:
-            yield StateSnapshot(self._reader, txn)
+            yield StateSnapshot(self.environment, self._reader, txn)
 
     # -------------------------------------------------------------- facts
 

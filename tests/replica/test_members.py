@@ -195,6 +195,13 @@ def test_a_transfer_that_does_not_happen_is_given_up_and_writes_go_on() -> None:
     assert cluster.results(write)[0].put.revision == 1
 
 
+def test_a_transfer_to_the_leader_itself_is_done_at_once() -> None:
+    cluster = led_by(1)
+    ticket = cluster.transfer(1, 1)
+    assert cluster.results(ticket) == []
+    assert cluster.leader() == 1
+
+
 def test_an_only_voter_cannot_hand_over() -> None:
     cluster = led_by(1, 1)
     with pytest.raises(Unavailable):

@@ -79,7 +79,7 @@ class Medium:
         self._gate = threading.Event()
         self._gate.set()
         self.error: BaseException | None = None
-        node._log_thread._log = self  # type: ignore[assignment]
+        node.log_thread._log = self  # type: ignore[assignment]
 
     def append(self, hard_state: HardState | None, entries: Sequence[Entry]) -> None:
         assert self._gate.wait(PATIENCE_S)

@@ -109,13 +109,13 @@ def test_requests_in_flight_at_a_failure_are_all_answered(tmp_path: Path) -> Non
                 asyncio.create_task(node.operate(writes(f"{n}"))) for n in range(5)
             ]
             asked += [asyncio.create_task(node.operate(reads("a"))) for _ in range(5)]
-            await eventually(lambda: len(node._requests) >= 5)
+            await eventually(lambda: len(node.requests) >= 5)
             medium.release()
             await ended(node)
             for answer in await asyncio.gather(*asked[:5]):
                 assert answer.HasField("error")
             await asyncio.gather(*asked[5:])
-            assert not node._requests
+            assert not node.requests
 
     run(scenario())
 

@@ -23,7 +23,8 @@ from kvstore.founding import found
 from kvstore.raft.messages import Entry, EntryKind, HardState
 from kvstore.replica.interfaces import Identity
 from kvstore.rpc.errors import error_from_pb
-from kvstore.server.node import DRAIN_S_MAX, Node
+from kvstore.server.node import Node
+from kvstore.server.stopping import DRAIN_S_MAX
 from kvstore.server.stores import Stores, check_together
 from kvstore.state_machine.view import EMPTY_PROGRESS
 from kvstore.storage.lmdb_log import LMDBLog
@@ -348,9 +349,9 @@ def test_a_close_that_fails_leaves_nobody_waiting(
         await eventually(lambda: node.replica.raft.is_leader)
         ended = asyncio.create_task(node.wait_closed())
         # In a thread's hands, so that nothing but the end answers it.
-        monkeypatch.setattr(node._state_thread, "submit", lambda _: None)
+        monkeypatch.setattr(node.state_thread, "submit", lambda _: None)
         asked = asyncio.create_task(node.operate(reads("a")))
-        await eventually(lambda: len(node._requests) == 1)
+        await eventually(lambda: len(node.requests) == 1)
         with monkeypatch.context() as patch:
             patch.setattr(LMDBState, "close", fails)
             with pytest.raises(OSError, match="refused"):
@@ -376,7 +377,7 @@ def test_a_node_that_stops_first_answers_what_is_in_flight(tmp_path: Path) -> No
             medium.hold()
             in_flight = asyncio.create_task(node.operate(writes("a")))
             waits = asyncio.create_task(node.operate(writes("b")))
-            await eventually(lambda: len(node._requests) == 2)
+            await eventually(lambda: len(node.requests) == 2)
             closing = asyncio.create_task(node.close())
             await asyncio.sleep(0)
             late = await node.operate(writes("c"))
@@ -401,7 +402,7 @@ def test_a_node_does_not_wait_for_ever_for_what_is_in_flight(tmp_path: Path) -> 
                 asyncio.create_task(node.operate(request))
                 for request in (writes("a"), reads("a"))
             ]
-            await eventually(lambda: len(node._requests) == 2)
+            await eventually(lambda: len(node.requests) == 2)
             began = asyncio.get_running_loop().time()
         assert asyncio.get_running_loop().time() - began < 10 * DRAIN_S_MAX
         for answer in await asyncio.gather(*asked):
@@ -420,7 +421,7 @@ def test_a_write_that_the_log_does_not_finish_in_time_is_of_unknown_outcome(
             medium = Medium(node)
             medium.hold()
             asked = asyncio.create_task(node.operate(writes("a")))
-            await eventually(lambda: len(node._requests) == 1)
+            await eventually(lambda: len(node.requests) == 1)
             closing = asyncio.create_task(node.close())
             error = error_from_pb((await asked).error)
             assert isinstance(error, LeadershipLost)
@@ -471,7 +472,7 @@ def test_a_stopping_node_takes_no_more_over_the_network(tmp_path: Path) -> None:
             medium = Medium(node)
             medium.hold()
             await stream.write(writes("b", request_id=2))
-            await eventually(lambda: len(node._requests) == 1)
+            await eventually(lambda: len(node.requests) == 1)
             closing = asyncio.create_task(node.close())
             await asyncio.sleep(0)
             await stream.write(writes("c", request_id=3))

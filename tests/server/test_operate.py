@@ -234,7 +234,7 @@ def test_a_stream_with_too_many_open_requests_is_refused_more_but_hears_pings(
             error = error_from_pb(answer.error)
             assert isinstance(error, Busy)
             assert (error.queue, error.maximum) == ("stream_requests", 4)
-        assert len(node._requests) == 4
+        assert len(node.requests) == 4
 
     run(leaderless(tmp_path, scenario, stream_requests_max=4))
 
@@ -278,12 +278,12 @@ def test_answers_that_a_client_does_not_fetch_hold_its_stream(tmp_path: Path) ->
         stream = rpc.kv.Operate()
         for number in range(16):
             await ask(stream, writes(f"k{number}", value=bytes(65_536)))
-        before = node._requests._last_ticket
+        before = node.requests._last_ticket
         for number in range(60):
             await stream.write(everything(request_id=number))
         await ask(rpc.kv.Operate(), PING)
-        await eventually(lambda: not node._requests)
-        assert node._requests._last_ticket - before < 20
+        await eventually(lambda: not node.requests)
+        assert node.requests._last_ticket - before < 20
         answered = [(await stream.read()).id for _ in range(60)]
         assert sorted(answered) == list(range(60))
 
@@ -351,11 +351,11 @@ def test_a_write_whose_client_has_gone_is_carried_out(tmp_path: Path) -> None:
         medium = Medium(node)
         medium.hold()
         await stream.write(writes("a"))
-        await eventually(lambda: len(node._requests) == 1)
+        await eventually(lambda: len(node.requests) == 1)
         stream.cancel()
         await ask(rpc.kv.Operate(), PING)
         medium.release()
-        await eventually(lambda: not node._requests)
+        await eventually(lambda: not node.requests)
         assert await value_of(node, "a") == b"v"
 
     run(led(tmp_path, scenario))

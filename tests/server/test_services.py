@@ -105,8 +105,8 @@ def test_a_calls_own_deadline_bounds_its_wait_for_a_leader(tmp_path: Path) -> No
                 # The client's clock and the node's may end it at the same moment.
                 assert isinstance(await refusal(call), Unavailable | DeadlineExceeded)
                 # Either way the node owes nothing any more.
-                await eventually(lambda: not node._requests)
-            assert node._requests._last_ticket == 2
+                await eventually(lambda: not node.requests)
+            assert node.requests._last_ticket == 2
 
     run(scenario())
 

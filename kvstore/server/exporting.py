@@ -1,0 +1,95 @@
+"""Exports of the state: a consistent copy in a file, made beside the writes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+from kvstore.errors import Unavailable
+from kvstore.rpc.snapshot_codec import SnapshotHeader
+from kvstore.rpc.threads import in_thread
+from kvstore.server.state_thread import StateCall
+from kvstore.storage.record import FORMAT_VERSION
+from kvstore.storage.snapshot_export import Export, export_state
+
+if TYPE_CHECKING:
+    from kvstore.server.node import Node
+    from kvstore.storage.lmdb_state import LMDBState
+
+
+class ExportedState:
+    """A :class:`~kvstore.server.snapshot_sender.SnapshotSource`: one file."""
+
+    def __init__(self, header: SnapshotHeader, export: Export) -> None:
+        self.header = header
+        self._export = export
+        self._fd = os.open(export.path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes of the file. Any thread."""
+        return os.pread(self._fd, size, offset)
+
+    def close(self) -> None:
+        """The file goes. Twice is not fine."""
+        os.close(self._fd)
+        self._export.path.unlink(missing_ok=True)
+
+
+class Exporter:
+    """Makes exports of one node's state."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def export(self) -> ExportedState:
+        """The state as it is about now, and what it is the outcome of.
+
+        Raises:
+            Unavailable: the log was cut meanwhile; try again.
+            OSError: the medium refused.
+        """
+        node = self._node
+        await self._commit()
+        stores = node.stores
+        export = await in_thread(
+            export_state, stores.state, stores.directory.snapshots_path
+        )
+        raft, progress = node.replica.raft, export.progress
+        try:
+            snapshot = raft.snapshot_at(progress.index)
+            chain = await in_thread(stores.log.chain, progress.index)
+        except LookupError as error:
+            export.path.unlink(missing_ok=True)
+            raise Unavailable("the log was cut during an export") from error
+        identity = stores.identity
+        return ExportedState(
+            SnapshotHeader(
+                snapshot_id=export.snapshot_id,
+                last=snapshot.last,
+                chain=chain,
+                configuration=snapshot.configuration,
+                revision=progress.revision,
+                epoch=identity.epoch,
+                state_id=identity.origin_id,
+                size_bytes=export.size_bytes,
+                term=raft.term,
+                format_version=FORMAT_VERSION,
+            ),
+            export,
+        )
+
+    async def _commit(self) -> None:
+        """What is applied so far becomes visible to an export."""
+        done = asyncio.get_running_loop().create_future()
+        node = self._node
+
+        def commit(state: LMDBState) -> None:
+            node.state_thread.commit(state)
+
+        def settle(_: None) -> None:
+            if not done.done():
+                done.set_result(None)
+
+        node.state_thread.submit(StateCall(commit, settle))
+        await done
