@@ -276,8 +276,8 @@ def test_a_snapshot_comes_from_the_leader() -> None:
 
 
 def installing() -> Bench:
-    """The write that installs (2, 9) is in flight."""
-    bench = Bench(terms=(1,))
+    """The write that installs (2, 9) is in flight; term 2 is durable already."""
+    bench = Bench(terms=(1,), term=2)
     bench.slow_disk = True
     bench.install((2, 9), term=2)
     return bench
