@@ -123,6 +123,8 @@ class Node:
         progress = stores.state.progress
         self.applied_revision = progress.revision
         self.compact_revision = progress.compact_revision
+        self.sessions = 0
+        """Client sessions open; known with the first entry applied."""
         self.replica = Replica(
             node_id=self.node_id,
             log=stores.log,
@@ -384,6 +386,7 @@ class Node:
     def _on_applied(self, applied: Applied) -> None:
         self.applied_revision = applied.revision
         self.compact_revision = applied.compact_revision
+        self.sessions = applied.sessions
         with self.fail_stop:
             self.replica.applied(
                 applied.last,

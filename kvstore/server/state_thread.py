@@ -79,6 +79,8 @@ class Applied:
     revision: Revision
     compact_revision: Revision
     compaction_pending: bool
+    sessions: int
+    """Client sessions open."""
 
 
 Work = Apply | ReadJob | StateCall[Any] | StateSwap
@@ -211,6 +213,7 @@ class StateThread:
             revision=progress.revision,
             compact_revision=progress.compact_revision,
             compaction_pending=progress.compaction_pending,
+            sessions=len(state.sessions),
         )
         self._calls.call(self._on_applied, applied)
 

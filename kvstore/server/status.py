@@ -8,6 +8,7 @@ from pathlib import Path
 from resource import getpagesize
 from typing import TYPE_CHECKING
 
+from kvstore.errors import Closed
 from kvstore.pb import cluster_pb2
 from kvstore.server.admin import members_of
 from kvstore.storage.record import FORMAT_VERSION
@@ -45,7 +46,7 @@ def node_status(node: Node) -> cluster_pb2.StatusResponse:
         revision=node.applied_revision,
         compact_revision=node.compact_revision,
         raft_store_bytes=stores.log.used_bytes,
-        state_store_bytes=stores.state.used_bytes,
+        state_store_bytes=_state_store_bytes(node),
         members=members_of(configuration),
         removed=configuration.removed,
         joint=configuration.is_joint,
@@ -58,7 +59,7 @@ def node_status(node: Node) -> cluster_pb2.StatusResponse:
         snapshot_bytes_sent=(
             0 if node.network is None else node.network.snapshots.bytes_sent
         ),
-        sessions=len(stores.state.sessions),
+        sessions=node.sessions,
         transferee=raft.transferee or NodeId(0),
         anonymous_memory_bytes=anonymous_bytes(),
         uptime_seconds=time.monotonic() - node.started_at,
@@ -102,6 +103,13 @@ def fill_scrub_status(node: Node, status: cluster_pb2.ScrubStatus) -> None:
             key_hex=finding.key_hex,
             what=finding.what,
         )
+
+
+def _state_store_bytes(node: Node) -> int:
+    try:
+        return node.stores.state.used_bytes
+    except Closed:
+        return 0  # a snapshot is just being put in its place
 
 
 def anonymous_bytes() -> int:
