@@ -22,6 +22,7 @@ progress        a leader's view of one peer, as one transition table
 timer           when a node loses patience
 quorum          the arithmetic of majorities
 invariants      what must hold of a whole cluster after every step; for tests
+observed        what that check remembers of each member
 ==============  =====================================================================
 
 "Section" without more is of the extended Raft paper, "dissertation" is Ongaro's. A

@@ -11,11 +11,8 @@ itself a step ago, which finds a fault where it happens and not where it shows.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
 
-from kvstore.raft.log import RaftLog, StableLog
-from kvstore.raft.membership import Configuration
+from kvstore.raft.log import RaftLog
 from kvstore.raft.messages import (
     AppendEntriesReply,
     Entry,
@@ -27,72 +24,23 @@ from kvstore.raft.messages import (
     RequestVoteReply,
 )
 from kvstore.raft.node import RaftNode
+from kvstore.raft.observed import (
+    INDEX_ZERO,
+    NOTHING,
+    TERM_ZERO,
+    DurableView,
+    Incarnation,
+    InvariantViolation,
+    Member,
+    Promises,
+    holds,
+    require,
+)
 from kvstore.raft.quorum import has_quorum
 from kvstore.raft.ready import ReadState
 from kvstore.types import LogIndex, NodeId, Term
 
-TERM_ZERO = Term(0)
-INDEX_ZERO = LogIndex(0)
-NOTHING = EntryId(TERM_ZERO, INDEX_ZERO)
-UNBORN = HardState(term=TERM_ZERO, vote=None)
-
-
-class InvariantViolation(AssertionError):
-    """The protocol is broken. The message names the invariant in words."""
-
-
-class DurableView(StableLog, Protocol):
-    """What would be found after a power cut now."""
-
-    @property
-    def hard_state(self) -> HardState:
-        """Term and vote as last written."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
-    """One node as the checker sees it; ``node`` is None while it is down."""
-
-    node: RaftNode | None
-    durable: DurableView
-
-
-@dataclass(slots=True)
-class _Incarnation:
-    """A running node as of the last check; a restart begins a new one."""
-
-    node: RaftNode
-    term: Term
-    vote: NodeId | None
-    configuration: Configuration
-    commit_index: LogIndex = INDEX_ZERO
-    applied_index: LogIndex = INDEX_ZERO
-    led_term: Term | None = None
-    terms: list[Term] = field(default_factory=list)
-    """Of the node's whole log: ``terms[i]`` is of index ``i + 1``. What it has
-    compacted is filled in from the ghost log, which it must agree with."""
-    configurations: list[tuple[LogIndex, bytes]] = field(default_factory=list)
-    """The configuration before the log, and each one in it."""
-    matches: dict[NodeId, LogIndex] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Promises:
-    """What one member ever said that a restart must not make untrue."""
-
-    hard_state: HardState = UNBORN
-    votes: dict[Term, NodeId] = field(default_factory=dict)
-    acknowledged_term: Term = TERM_ZERO
-    acknowledged: EntryId = NOTHING
-    handed_out_index: LogIndex = INDEX_ZERO
-
-
-def _require(condition: bool, what: str, *facts: object) -> None:
-    if not condition:
-        raise InvariantViolation(
-            what + (": " + ", ".join([str(fact) for fact in facts]) if facts else "")
-        )
+__all__ = ["ClusterChecker", "InvariantViolation", "Member"]
 
 
 class ClusterChecker:
@@ -105,8 +53,8 @@ class ClusterChecker:
         """The ghost log: the term of every entry that any node ever committed."""
         self._committed_in: list[Term] = []
         """The term of the node that committed it first."""
-        self._incarnations: dict[NodeId, _Incarnation] = {}
-        self._promises: defaultdict[NodeId, _Promises] = defaultdict(_Promises)
+        self._incarnations: dict[NodeId, Incarnation] = {}
+        self._promises: defaultdict[NodeId, Promises] = defaultdict(Promises)
         self._reads: dict[tuple[NodeId, int], LogIndex] = {}
 
     @property
@@ -136,7 +84,7 @@ class ClusterChecker:
         seen = self._incarnations.get(node_id)
         if seen is None or seen.node is not node:
             self._check_restart(node_id, node, member.durable)
-            seen = _Incarnation(node, node.term, node.vote, node.configuration)
+            seen = Incarnation(node, node.term, node.vote, node.configuration)
             self._incarnations[node_id] = seen
         self._check_term_and_vote(seen, node)
         self._check_log(seen, node.log)
@@ -152,7 +100,7 @@ class ClusterChecker:
         promises = self._promises[node_id]
         before, now = promises.hard_state, durable.hard_state
         if now is not before:
-            _require(
+            require(
                 now.term >= before.term
                 and (
                     now.term > before.term
@@ -167,8 +115,8 @@ class ClusterChecker:
             promises.hard_state = now
         if now.term == promises.acknowledged_term:
             promised = promises.acknowledged
-            _require(
-                _holds(durable, promised),
+            require(
+                holds(durable, promised),
                 "an acknowledged entry is not on the disk (I9)",
                 node_id,
                 promised,
@@ -178,7 +126,7 @@ class ClusterChecker:
         self, node_id: NodeId, node: RaftNode, durable: DurableView
     ) -> None:
         """A node that starts knows what is durable, and only that."""
-        _require(
+        require(
             HardState(term=node.term, vote=node.vote) == durable.hard_state
             and node.last_index == durable.last_index,
             "a node did not start from its disk (I9)",
@@ -186,19 +134,19 @@ class ClusterChecker:
             durable.hard_state,
         )
 
-    def _check_term_and_vote(self, seen: _Incarnation, node: RaftNode) -> None:
+    def _check_term_and_vote(self, seen: Incarnation, node: RaftNode) -> None:
         term, vote = node.term, node.vote
         if term == seen.term and vote == seen.vote:
             return
-        _require(term >= seen.term, "a term fell (I3)", node.node_id, seen.term, term)
-        _require(
+        require(term >= seen.term, "a term fell (I3)", node.node_id, seen.term, term)
+        require(
             term > seen.term or seen.vote is None or vote == seen.vote,
             "a vote changed within its term (I2)",
             *(node.node_id, term, seen.vote, vote),
         )
         seen.term, seen.vote = term, vote
 
-    def _check_log(self, seen: _Incarnation, log: RaftLog) -> None:
+    def _check_log(self, seen: Incarnation, log: RaftLog) -> None:
         """Log matching (I4), by induction over entries that are new in any log.
 
         If an index and a term name one content and one predecessor, then two logs with
@@ -206,10 +154,8 @@ class ClusterChecker:
         """
         terms = seen.terms
         last, floor = log.last_index, log.floor
-        if len(terms) < floor.index or terms[floor.index - 1 : floor.index] not in (
-            [],
-            [floor.term],
-        ):
+        known = terms[floor.index - 1] if 0 < floor.index <= len(terms) else TERM_ZERO
+        if known != floor.term or floor.index > len(self._committed):
             self._check_snapshot(seen, log)
         same = min(len(terms), last)
         if same == last == len(terms) and (not same or log.term(last) == terms[-1]):
@@ -227,42 +173,37 @@ class ClusterChecker:
                 if entry.kind is EntryKind.CONFIGURATION:
                     self._check_one_change(seen, entry)
                     seen.configurations.append((entry.index, entry.data))
-        _require(
+        require(
             same >= min(seen.commit_index, len(self._committed)),
             "committed entries were replaced (I5)",
             *(seen.node.node_id, same, seen.commit_index),
         )
 
-    def _check_snapshot(self, seen: _Incarnation, log: RaftLog) -> None:
+    def _check_snapshot(self, seen: Incarnation, log: RaftLog) -> None:
         """What a log does not hold any more, or never did, is committed (I5, I11)."""
         floor, ghost = log.floor, self._committed
-        _require(
+        require(
             floor.index <= len(ghost)
             and (not floor.index or ghost[floor.index - 1] == floor.term),
             "a snapshot stands for what is not committed (I5)",
             *(seen.node.node_id, floor),
         )
-        _require(
-            floor.index >= seen.commit_index,
-            "a snapshot takes committed entries away (I3)",
-            *(seen.node.node_id, floor, seen.commit_index),
-        )
         seen.terms[:] = ghost[: floor.index]
         seen.configurations.clear()
 
-    def _check_one_change(self, seen: _Incarnation, entry: Entry) -> None:
+    def _check_one_change(self, seen: Incarnation, entry: Entry) -> None:
         """A leader begins a change only once the last one is committed (I15)."""
         node = seen.node
         if not (node.is_leader and entry.term == node.term):
             return
         before = seen.configurations[-1][0] if seen.configurations else INDEX_ZERO
-        _require(
+        require(
             before <= node.commit_index,
             "two changes of the members are in flight (I15)",
             *(node.node_id, before, entry.index, node.commit_index),
         )
 
-    def _check_configuration(self, seen: _Incarnation, durable: DurableView) -> None:
+    def _check_configuration(self, seen: Incarnation, durable: DurableView) -> None:
         """The configuration is a function of log and snapshot (I10)."""
         node = seen.node
         if seen.configurations:
@@ -271,7 +212,7 @@ class ClusterChecker:
             expected = durable.base_configuration
         else:
             return  # the snapshot that brought it is being installed
-        _require(
+        require(
             node.configuration.encode() == expected,
             "a node's configuration is not that of its log (I10)",
             *(node.node_id, node.configuration, expected),
@@ -281,37 +222,37 @@ class ClusterChecker:
         previous = terms[-1] if terms else TERM_ZERO
         content = (previous, entry.kind, entry.data)
         known = self._entries.setdefault(EntryId(entry.term, entry.index), content)
-        _require(
+        require(
             entry.index == len(terms) + 1 and entry.term >= previous,
             "a log has a gap, or its terms fall (I4)",
             *(node_id, entry.term, entry.index),
         )
-        _require(
+        require(
             known is content or known == content,
             "one index and term name two entries or two pasts (I4)",
             *(node_id, entry.term, entry.index),
         )
 
     def _check_indexes(
-        self, seen: _Incarnation, node: RaftNode, durable: DurableView
+        self, seen: Incarnation, node: RaftNode, durable: DurableView
     ) -> None:
         commit, applied = node.commit_index, node.applied_index
         if commit != seen.commit_index:
-            _require(
+            require(
                 commit > seen.commit_index,
                 "a commit index fell (I3)",
                 *(node.node_id, seen.commit_index, commit),
             )
             self._check_committed(seen, node, commit)
             seen.commit_index = commit
-        _require(
+        require(
             applied >= seen.applied_index,
             "an applied index fell (I3)",
             *(node.node_id, seen.applied_index, applied),
         )
         seen.applied_index = applied
         installing = durable.last_index < node.log.first_index - 1
-        _require(
+        require(
             durable.first_index - 1 <= applied <= commit <= node.last_index
             and (applied <= durable.last_index or installing)
             and (node.log.stable_index <= durable.last_index or installing),
@@ -320,14 +261,14 @@ class ClusterChecker:
         )
 
     def _check_committed(
-        self, seen: _Incarnation, node: RaftNode, commit: LogIndex
+        self, seen: Incarnation, node: RaftNode, commit: LogIndex
     ) -> None:
         """State machine safety: nobody ever commits another entry at an index (I5)."""
         ghost = self._committed
         for index in range(seen.commit_index + 1, commit + 1):
             term = seen.terms[index - 1]
             if index <= len(ghost):
-                _require(
+                require(
                     ghost[index - 1] == term,
                     "two entries were committed at one index (I5)",
                     *(node.node_id, index, ghost[index - 1], term),
@@ -339,14 +280,14 @@ class ClusterChecker:
     # ------------------------------------------------------------------ leaders
 
     def _check_leader(
-        self, seen: _Incarnation, node: RaftNode, members: Mapping[NodeId, Member]
+        self, seen: Incarnation, node: RaftNode, members: Mapping[NodeId, Member]
     ) -> None:
         term = node.term
         if seen.led_term != term:
             seen.led_term = term
             seen.matches = {}
             leader = self._leaders.setdefault(term, node.node_id)
-            _require(
+            require(
                 leader == node.node_id,
                 "two leaders in one term (I1)",
                 *(term, leader, node.node_id),
@@ -359,7 +300,7 @@ class ClusterChecker:
             )
         for peer, progress in node.progress.items():
             match = progress.match_index
-            _require(
+            require(
                 match >= seen.matches.get(peer, 0),
                 "a match index fell (I3)",
                 *(node.node_id, peer, match),
@@ -370,19 +311,19 @@ class ClusterChecker:
             durable = members[peer].durable
             # A peer that went on to a later term may have replaced what it held.
             if match and durable.hard_state.term <= term:
-                _require(
-                    _holds(durable, EntryId(seen.terms[match - 1], match)),
+                require(
+                    holds(durable, EntryId(seen.terms[match - 1], match)),
                     "a match index passes what the peer holds durably (I8)",
                     *(node.node_id, peer, match),
                 )
 
-    def _check_completeness(self, seen: _Incarnation, term: Term) -> None:
+    def _check_completeness(self, seen: Incarnation, term: Term) -> None:
         """Leader completeness: what was committed in earlier terms is there (I6)."""
         ghost, committed_in = self._committed, self._committed_in
         index = len(ghost)
         while index and committed_in[index - 1] >= term:
             index -= 1
-        _require(
+        require(
             not index
             or (len(seen.terms) >= index and seen.terms[index - 1] == ghost[index - 1]),
             "a new leader lacks a committed entry (I6)",
@@ -390,11 +331,11 @@ class ClusterChecker:
         )
 
     def _check_commit_rule(
-        self, seen: _Incarnation, entry: EntryId, members: Mapping[NodeId, Member]
+        self, seen: Incarnation, entry: EntryId, members: Mapping[NodeId, Member]
     ) -> None:
         """Counted by the configuration before the step: a commit may change it."""
         node = seen.node
-        _require(
+        require(
             entry.term == node.term,
             "a leader committed by counting an entry of an earlier term (I7)",
             *(node.node_id, entry),
@@ -402,9 +343,9 @@ class ClusterChecker:
         holders = [
             node_id
             for node_id in sorted(members)
-            if _holds(members[node_id].durable, entry)
+            if holds(members[node_id].durable, entry)
         ]
-        _require(
+        require(
             has_quorum(seen.configuration.halves, holders),
             "a leader committed what no majority holds durably (I7)",
             *(node.node_id, entry, holders, seen.configuration),
@@ -420,8 +361,8 @@ class ClusterChecker:
             case RequestVote(pre_vote=False):
                 self._check_vote(message.sender, message.term, message.sender, durable)
                 if durable.hard_state.term == message.term:
-                    _require(
-                        _holds(durable, message.last_log),
+                    require(
+                        holds(durable, message.last_log),
                         "a candidate boasts of a log that is not durable (I9)",
                         message,
                     )
@@ -434,13 +375,13 @@ class ClusterChecker:
         self, voter: NodeId, term: Term, candidate: NodeId, durable: DurableView
     ) -> None:
         now = durable.hard_state
-        _require(
+        require(
             now.term > term or (now.term == term and now.vote == candidate),
             "a vote left before it was durable (I9)",
             *(voter, term, candidate, now),
         )
         known = self._promises[voter].votes.setdefault(term, candidate)
-        _require(
+        require(
             known == candidate,
             "a node voted twice in a term (I2)",
             *(voter, term, known, candidate),
@@ -450,14 +391,14 @@ class ClusterChecker:
         self, message: AppendEntriesReply, durable: DurableView
     ) -> None:
         now = durable.hard_state
-        _require(
+        require(
             now.term >= message.term,
             "an acknowledgement left before its term was durable (I9)",
             message,
         )
         if now.term > message.term:
             return  # true when the write was done; the term has moved on since
-        _require(
+        require(
             durable.last_index >= message.index,
             "an acknowledgement left before its entries were durable (I9)",
             message,
@@ -475,12 +416,12 @@ class ClusterChecker:
         """Entries go to the state machine: committed, in order, each once."""
         promises = self._promises[node_id]
         for entry in entries:
-            _require(
+            require(
                 entry.index == promises.handed_out_index + 1,
                 "entries were applied out of order (state machine safety)",
                 *(node_id, promises.handed_out_index, entry.index),
             )
-            _require(
+            require(
                 entry.index <= len(self._committed)
                 and self._committed[entry.index - 1] == entry.term,
                 "an entry was applied that is not committed (state machine safety)",
@@ -491,7 +432,7 @@ class ClusterChecker:
     def installed(self, node_id: NodeId, last: EntryId) -> None:
         """A snapshot's state took the place of a node's own: never an older one."""
         promises = self._promises[node_id]
-        _require(
+        require(
             last.index > promises.handed_out_index,
             "a snapshot sets back what was applied (I3)",
             *(node_id, promises.handed_out_index, last),
@@ -509,20 +450,14 @@ class ClusterChecker:
     def read_answered(self, node_id: NodeId, state: ReadState) -> None:
         """A read may be served at an index (I14), or was rejected."""
         asked_at = self._reads.pop((node_id, state.request_id), None)
-        _require(
+        require(
             asked_at is not None,
             "a read was answered that nobody asked, or twice (I14)",
             *(node_id, state),
         )
         assert asked_at is not None
-        _require(
+        require(
             state.rejected or state.index >= asked_at,
             "a read misses what was committed before it began (I14)",
             *(node_id, state, asked_at),
         )
-
-
-def _holds(log: StableLog, entry: EntryId) -> bool:
-    if entry.index < log.first_index:
-        return True  # compacted, so committed: the ghost log vouches for the term
-    return entry.index <= log.last_index and log.term(entry.index) == entry.term

@@ -17,6 +17,7 @@ from kvstore.raft.messages import (
     HardState,
     RequestVote,
     RequestVoteReply,
+    Snapshot,
 )
 from kvstore.raft.node import RaftNode
 from kvstore.raft.ready import ReadState
@@ -184,6 +185,36 @@ def replaced_commit(trio: Trio) -> None:
     log.append(entries_of([2, 2]))
 
 
+def old_snapshot(trio: Trio) -> None:
+    trio.append(ONE, [1, 1], commit=2)
+    trio.check()
+    trio.rafts[ONE]._core.log.reset(snapshot(1))
+
+
+def uncommitted_snapshot(trio: Trio) -> None:
+    trio.append(ONE, [1, 1], commit=1)
+    trio.check()
+    trio.rafts[ONE]._core.log.reset(snapshot(2))
+
+
+def installed_backwards(trio: Trio) -> None:
+    trio.append(ONE, [1, 1], commit=2)
+    trio.check()
+    trio.checker.handed_out(ONE, entries_of([1, 1]))
+    trio.checker.installed(ONE, entry_id(1, 1))
+
+
+def two_changes(trio: Trio) -> None:
+    trio.elect(ONE, TWO)
+    trio.check()
+    for voters in ([1, 2], [1, 3]):
+        trio.rafts[ONE]._core.append_configuration(founded(voters))
+
+
+def snapshot(index: int) -> Snapshot:
+    return Snapshot(last=entry_id(1, index), configuration=founded([1, 2, 3]).encode())
+
+
 def two_commits(trio: Trio) -> None:
     trio.append(ONE, [1], commit=1)
     trio.check()
@@ -322,6 +353,10 @@ VIOLATIONS: list[tuple[Callable[[Trio], None], str]] = [
     (two_pasts, r"one index and term name two.*\(I4\)"),
     (fallen_terms, r"its terms fall \(I4\)"),
     (replaced_commit, r"committed entries were replaced \(I5\)"),
+    (old_snapshot, r"committed entries were replaced \(I5\)"),
+    (uncommitted_snapshot, r"stands for what is not committed \(I5\)"),
+    (installed_backwards, r"sets back what was applied \(I3\)"),
+    (two_changes, r"two changes of the members are in flight \(I15\)"),
     (two_commits, r"two entries were committed at one index \(I5\)"),
     (incomplete_leader, r"lacks a committed entry \(I6\)"),
     (counted_old_entry, r"an entry of an earlier term \(I7\)"),
