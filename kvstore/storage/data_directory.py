@@ -22,7 +22,8 @@ while a directory that lost its ``identity`` never looks like one.
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -61,6 +62,7 @@ from kvstore.types import (
 LOCK = "LOCK"
 IDENTITY = "identity"
 FOUNDING = "identity.founding"
+RECOVERED = "identity.recovered"
 RAFT = "raft"
 STATE = "state"
 INCOMING = "incoming"
@@ -220,6 +222,16 @@ class DataDirectory:
         self.close()
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a directory's lock for a ``with`` block. Raises ``DirectoryLocked``."""
+    lock_fd = _lock(path)
+    try:
+        yield
+    finally:
+        os.close(lock_fd)
+
+
 def _check_may_found(path: Path) -> None:
     """Raise unless ``path`` is absent, empty, or holds an interrupted founding."""
     names = _names(path)
@@ -247,6 +259,10 @@ def _check_may_open(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise ForeignDirectory(f"{path} is not a directory: choose another one")
     names = _names(path)
+    if RECOVERED in names:
+        raise DataDirectoryError(
+            f"the recovery of {path} was interrupted: repeat `kvstore recover`"
+        )
     if IDENTITY in names:
         return
     if FOUNDING in names:
