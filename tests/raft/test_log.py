@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvstore.raft.log import ENTRY_OVERHEAD_BYTES, RaftLog
-from kvstore.raft.messages import Entry, HardState
+from kvstore.raft.messages import Entry, EntryKind, HardState, Snapshot
 from kvstore.types import LogIndex, NodeId, Term
 from tests.raft.disk import Disk
-from tests.raft.pieces import entries_of, entry_id
+from tests.raft.pieces import entries_of, entry_id, founded
 
 EVERYTHING = 1 << 40
 
@@ -24,7 +24,8 @@ def write(log: RaftLog, disk: Disk) -> None:
 
 
 def terms(log: RaftLog) -> list[int]:
-    return [int(log.term(LogIndex(i))) for i in range(1, log.last_index + 1)]
+    held = range(log.first_index, log.last_index + 1)
+    return [int(log.term(LogIndex(index))) for index in held]
 
 
 def indexes(entries: tuple[Entry, ...]) -> list[int]:
@@ -194,6 +195,83 @@ def test_a_disk_takes_only_what_a_core_may_write(
     assert (disk.terms(), disk.hard_state.vote) == ([1, 2], 2)
 
 
+@pytest.mark.parametrize("cached", [0, 2, 5])
+@pytest.mark.parametrize("index", [1, 3, 5])
+def test_compaction_leaves_what_follows(cached: int, index: int) -> None:
+    """etcd's TestCompaction: entries up to an index are gone, wherever they were; the
+    term of the last of them is still known, for what follows builds upon it."""
+    disk = Disk([1, 1, 2, 2, 3][: 5 - cached], term=3)
+    log = new_log(disk)
+    if cached:
+        log.append(entries_of([1, 1, 2, 2, 3][5 - cached :], first=6 - cached))
+        write(log, disk)
+    log.compact_to(LogIndex(index))
+    disk.compact(index)
+    term = [1, 1, 2, 2, 3][index - 1]
+    assert (log.floor, log.first_index) == (entry_id(term, index), index + 1)
+    assert log.last_id == entry_id(3, 5)
+    held: list[int] = []
+    while index + len(held) < 5:
+        held += get(log, index + 1 + len(held), 6)
+    assert held == list(range(index + 1, 6))
+    assert log.term(LogIndex(index)) == term
+    with pytest.raises(LookupError):
+        log.entries(LogIndex(index), LogIndex(6), 1)
+    if index > 1:
+        with pytest.raises(LookupError):
+            log.term(LogIndex(index - 1))
+
+
+def test_what_is_compacted_is_taken_for_the_same() -> None:
+    """It is committed, so any leader holds the same there."""
+    log = new_log(Disk([2], base=(1, 5)))
+    assert log.matches(entry_id(1, 4))
+    assert log.matches(entry_id(1, 5))
+    assert not log.matches(entry_id(2, 5))
+    assert log.first_conflict(entries_of([1, 1, 2, 2], first=4)) == 3
+    assert log.latest_within(entry_id(0, 3)) == entry_id(1, 5)
+
+
+def test_only_durable_entries_are_compacted() -> None:
+    """The state may be ahead of nothing that a crash could take."""
+    log = new_log(Disk([1]))
+    log.append(entries_of([1], first=2))
+    with pytest.raises(AssertionError):
+        log.compact_to(LogIndex(2))
+
+
+def test_a_log_begins_anew_behind_a_snapshot() -> None:
+    """Of what was in memory, being written or durable, nothing is left."""
+    log = new_log(Disk([1, 1]))
+    log.append(entries_of([1, 1], first=3))
+    log.hand_out()
+    log.reset(Snapshot(last=entry_id(2, 3), configuration=founded([1, 9]).encode()))
+    assert (log.first_index, log.last_id) == (4, entry_id(2, 3))
+    assert (log.cached_bytes, log.has_unwritten, log.stable_index) == (0, False, 3)
+    assert log.configuration == founded([1, 9])
+    log.append(entries_of([2], first=4))
+    assert indexes(log.hand_out()) == [4]
+
+
+def test_configurations_follow_the_log() -> None:
+    """Truncated, compacted and looked up with the entries that brought them."""
+    log = new_log(Disk(founders=[1]))
+    for index, voters in ((2, [1, 2]), (4, [1, 2, 3])):
+        log.append(entries_of([1], first=index - 1))
+        data = founded(voters).encode()
+        entry = Entry(Term(1), LogIndex(index), EntryKind.CONFIGURATION, data)
+        log.append((entry,))
+    found = [[*log.configuration_at(LogIndex(i)).voters] for i in range(5)]
+    assert found == [[1], [1], [1, 2], [1, 2], [1, 2, 3]]
+    log.hand_out()
+    log.persisted()
+    log.compact_to(LogIndex(3))
+    assert log.configuration_at(LogIndex(3)) == founded([1, 2])
+    assert (log.configuration, log.configuration_index) == (founded([1, 2, 3]), 4)
+    log.truncate_after(LogIndex(3))
+    assert (log.configuration, log.configuration_index) == (founded([1, 2]), 2)
+
+
 Step = tuple[str, int]
 
 
@@ -201,7 +279,7 @@ Step = tuple[str, int]
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["append", "truncate", "hand_out", "persist"]),
+            st.sampled_from(["append", "truncate", "hand_out", "persist", "compact"]),
             st.integers(0, 5),
         ),
         max_size=40,
@@ -224,7 +302,7 @@ def test_the_log_is_a_list_whatever_is_written_when(
                 twin += new
             case "truncate":
                 term += 1
-                keep = max(0, len(twin) - number)
+                keep = max(int(log.floor.index), len(twin) - number)
                 log.truncate_after(LogIndex(keep))
                 del twin[keep:]
             case "hand_out" if in_flight is None and log.has_unwritten:
@@ -233,13 +311,19 @@ def test_the_log_is_a_list_whatever_is_written_when(
                 disk.append(None, in_flight)
                 in_flight = None
                 log.persisted()
+            case "compact" if in_flight is None:
+                log.compact_to(
+                    max(log.floor.index, LogIndex(log.stable_index - number))
+                )
+                disk.compact(log.floor.index)
             case _:
                 pass
-        assert terms(log) == [int(entry.term) for entry in twin]
-        assert disk.log[: log.stable_index] == twin[: log.stable_index]
+        floor, stable = int(log.floor.index), int(log.stable_index)
+        assert terms(log) == [int(entry.term) for entry in twin[floor:]]
+        assert disk.log[: stable - floor] == twin[floor:stable]
         assert log.stable_index <= log.handed_out_index <= log.last_index == len(twin)
         found: list[Entry] = []
-        while len(found) < len(twin):
-            start = LogIndex(len(found) + 1)
+        while floor + len(found) < len(twin):
+            start = LogIndex(floor + len(found) + 1)
             found += log.entries(start, LogIndex(len(twin) + 1), 7)
-        assert found == twin
+        assert found == twin[floor:]
