@@ -98,6 +98,19 @@ class KvstoreGroup(LazyGroup):
             attribute="leader",
             short_help="Show the leader, or have it hand over.",
         ),
+        "snapshot": LazyCommand(
+            section=_NODES,
+            module="kvstore.cli.snapshot_commands",
+            attribute="snapshot",
+            short_help="Save the store to a file, check it, restore it.",
+        ),
+        "recover": LazyCommand(
+            section=_NODES,
+            module="kvstore.cli.snapshot_commands",
+            attribute="recover",
+            short_help="Start anew from one survivor of a cluster that lost its "
+            "majority.",
+        ),
         "scrub": LazyCommand(
             section=_NODES,
             module="kvstore.cli.scrub_commands",

@@ -34,6 +34,8 @@ _TRUTHS = {
     short_help="Found a member: write its new data directory.",
     epilog=examples(
         "kvstore init --dir data --node-id 1 --member 1=127.0.0.1:7400",
+        "kvstore init --join 10.0.0.1:7400 --dir data4 --node-id 4 \\",
+        "    --address 10.0.0.4:7400",
         "kvstore init --dir data1 --node-id 1 --member 1=10.0.0.1:7400 \\",
         "    --member 2=10.0.0.2:7400 --member 3=10.0.0.3:7400",
     ),
@@ -55,7 +57,7 @@ _TRUTHS = {
 @click.option(
     "--cluster-id",
     metavar="HEX",
-    callback=lambda _context, _option, text: _parse_cluster_id(text),
+    callback=lambda _context, _option, text: parse_cluster_id(text),
     help="32 hexadecimal digits, the same for all members. Left out for the first "
     "member, it is drawn, and the commands for the others are printed.",
 )
@@ -63,11 +65,22 @@ _TRUTHS = {
     "--member",
     "members",
     multiple=True,
-    required=True,
     metavar="ID=HOST:PORT",
-    callback=lambda _context, _option, texts: _parse_members(texts),
+    callback=lambda _context, _option, texts: parse_members(texts),
     help="A founding member and where it serves, repeated for all of them, this node "
     "included.",
+)
+@click.option(
+    "--join",
+    metavar="HOST:PORT",
+    callback=lambda _context, _option, text: _parse_optional_address(text),
+    help="Found no cluster, but prepare for joining the one that answers there.",
+)
+@click.option(
+    "--address",
+    metavar="HOST:PORT",
+    callback=lambda _context, _option, text: _parse_optional_address(text),
+    help="With --join: where this node will serve.",
 )
 @output_option
 def init(
@@ -76,15 +89,32 @@ def init(
     node_id: int,
     cluster_id: bytes | None,
     members: Mapping[int, str],
+    join: str | None,
+    address: str | None,
     output: OutputFormat,
 ) -> None:
-    """Found one member of a new cluster.
+    """Found one member of a new cluster, or prepare one for joining a cluster.
 
-    Run it once for each member, with the same --cluster-id and the same --member list.
-    A directory that was used before is refused: a member that forgot what it promised
-    could make the cluster lose committed data.
+    To found a cluster, run it once for each member, with the same --cluster-id and the
+    same --member list. To enlarge one, run it with --join, serve the directory, and add
+    the node with `kvstore member add`. A directory that was used before is refused: a
+    member that forgot what it promised could make the cluster lose committed data.
     """
     from kvstore.founding import found, new_cluster_id
+
+    if join is not None:
+        if members or cluster_id is not None:
+            raise click.UsageError("--join asks the cluster for its id and its members")
+        if address is None:
+            raise click.UsageError("say with --address where this node will serve")
+        from kvstore.cli.joining import prepare
+
+        prepare(directory, node_id, address, join, output)
+        return
+    if address is not None:
+        raise click.UsageError("--address goes with --join; found with --member")
+    if not members:
+        raise click.UsageError("list the founding members with --member, or --join")
 
     if node_id not in members:
         raise click.UsageError(
@@ -183,7 +213,7 @@ def _founded_json(
     "peers",
     multiple=True,
     metavar="ID=HOST:PORT",
-    callback=lambda _context, _option, texts: _parse_members(texts),
+    callback=lambda _context, _option, texts: parse_members(texts),
     help="Dial a member at another address than its own, as through a proxy.",
 )
 @click.option(
@@ -290,7 +320,11 @@ def _config(settings: Mapping[str, object]) -> Config:
 # ------------------------------------------------------------------- parsing
 
 
-def _parse_cluster_id(text: str | None) -> bytes | None:
+def _parse_optional_address(text: str | None) -> str | None:
+    return None if text is None else parse_address(text)
+
+
+def parse_cluster_id(text: str | None) -> bytes | None:
     if text is None:
         return None
     try:
@@ -302,7 +336,7 @@ def _parse_cluster_id(text: str | None) -> bytes | None:
     return data
 
 
-def _parse_members(texts: Sequence[str]) -> dict[int, str]:
+def parse_members(texts: Sequence[str]) -> dict[int, str]:
     members: dict[int, str] = {}
     for text in texts:
         id_text, equals, address = text.partition("=")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from kvstore.errors import Unavailable
+from kvstore.pb import cluster_pb2
 from kvstore.rpc.snapshot_codec import SnapshotHeader
 from kvstore.rpc.threads import in_thread
 from kvstore.server.state_thread import StateCall
 from kvstore.storage.record import FORMAT_VERSION
 from kvstore.storage.snapshot_export import Export, export_state
+from kvstore.storage.snapshot_file import SnapshotInfo, file_bytes, frames
 
 if TYPE_CHECKING:
     from kvstore.server.node import Node
@@ -23,6 +26,7 @@ class ExportedState:
 
     def __init__(self, header: SnapshotHeader, export: Export) -> None:
         self.header = header
+        self.compact_revision = export.progress.compact_revision
         self._export = export
         self._fd = os.open(export.path, os.O_RDONLY | os.O_CLOEXEC)
 
@@ -78,6 +82,33 @@ class Exporter:
             ),
             export,
         )
+
+    def _info(self, source: ExportedState) -> SnapshotInfo:
+        header, identity = source.header, self._node.stores.identity
+        return SnapshotInfo(
+            cluster_id=identity.cluster_id.hex(),
+            state_id=header.state_id.hex(),
+            epoch=header.epoch,
+            node_id=identity.node_id,
+            index=header.last.index,
+            term=header.last.term,
+            revision=header.revision,
+            compact_revision=source.compact_revision,
+            configuration=header.configuration.decode(),
+            size_bytes=header.size_bytes,
+        )
+
+    async def file(self) -> AsyncIterator[cluster_pb2.SnapshotPart]:
+        """A snapshot file, part by part. Raises as :meth:`export`."""
+        source = await self.export()
+        try:
+            info = self._info(source)
+            size_bytes = file_bytes(info)
+            made = frames(info, source.read)
+            while (data := await in_thread(next, made, b"")) != b"":
+                yield cluster_pb2.SnapshotPart(data=data, size_bytes=size_bytes)
+        finally:
+            await in_thread(source.close)
 
     async def _commit(self) -> None:
         """What is applied so far becomes visible to an export."""

@@ -10,6 +10,7 @@ import grpc
 from kvstore.errors import Busy, KVStoreError
 from kvstore.pb import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc
 from kvstore.rpc.errors import abort, error_from_pb
+from kvstore.server.exporting import Exporter
 from kvstore.server.operate import OperateContext, OperateStream, operate
 from kvstore.server.status import node_status
 
@@ -138,6 +139,20 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
     ) -> cluster_pb2.ChangeMembershipResponse:
         try:
             return await self._node.admin.change(request)
+        except KVStoreError as error:
+            await abort(context, error)
+
+    async def SaveSnapshot(
+        self,
+        request: cluster_pb2.SaveSnapshotRequest,
+        context: grpc.aio.ServicerContext[
+            cluster_pb2.SaveSnapshotRequest, cluster_pb2.SnapshotPart
+        ],
+    ) -> AsyncIterator[cluster_pb2.SnapshotPart]:
+        try:
+            self._node.check_open()
+            async for part in Exporter(self._node).file():
+                yield part
         except KVStoreError as error:
             await abort(context, error)
 

@@ -198,7 +198,7 @@ def _rewrite_log(
     try:
         if log.installing is not None:
             raise CorruptionError(
-                "a snapshot is half installed: start the node once, alone, to finish it",
+                "a snapshot is half installed: start the node once to finish that",
                 store="raft",
             )
         state = LMDBState.open(directory.state_path, old)

@@ -91,6 +91,13 @@ def frames(info: SnapshotInfo, read: Callable[[int, int], bytes]) -> Iterator[by
     yield _U32.pack(0) + _U32.pack(crc)
 
 
+def file_bytes(info: SnapshotInfo) -> int:
+    """How many bytes :func:`frames` makes."""
+    head = len(json.dumps(asdict(info)).encode())
+    blocks = -(-info.size_bytes // BLOCK_BYTES)
+    return len(MAGIC) + head + info.size_bytes + (blocks + 2) * 2 * _U32.size
+
+
 def _framed(data: bytes) -> bytes:
     return _U32.pack(len(data)) + data + _U32.pack(crc32c(data))
 

@@ -60,7 +60,7 @@ def test_init_refuses_a_used_directory(tmp_path: Path) -> None:
     [
         (("--node-id", "3", *MEMBERS), "3 is not among the members (1, 2)"),
         (("--node-id", "0", *MEMBERS), "--node-id"),
-        (("--node-id", "1"), "Missing option '--member'"),
+        (("--node-id", "1"), "list the founding members with --member, or --join"),
         (("--node-id", "1", "--member", "10.0.0.1:7400"), "is not ID=HOST:PORT"),
         (("--node-id", "1", "--member", "1=host"), "is not HOST:PORT"),
         (("--node-id", "1", "--member", "0=h:1"), "an id is 1 to"),

@@ -16,7 +16,13 @@ from kvstore.storage.data_directory import RAFT, RECOVERED, DataDirectory
 from kvstore.storage.lmdb_log import LMDBLog
 from kvstore.storage.lmdb_state import LMDBState
 from kvstore.storage.snapshot_export import Export, export_state
-from kvstore.storage.snapshot_file import SnapshotFile, SnapshotInfo, frames, verify
+from kvstore.storage.snapshot_file import (
+    SnapshotFile,
+    SnapshotInfo,
+    file_bytes,
+    frames,
+    verify,
+)
 from kvstore.types import (
     ClusterId,
     Incarnation,
@@ -81,6 +87,7 @@ def save(state: LMDBState, path: Path) -> Export:
     with path.open("wb") as file:
         for frame in frames(info, lambda offset, size: content[offset : offset + size]):
             file.write(frame)
+    assert path.stat().st_size == file_bytes(info)
     return export
 
 
