@@ -179,6 +179,15 @@ def _hints() -> dict[type, str]:
         # Of directories and settings, the message itself says what to do.
         errors.DirectoryNotFounded: "`kvstore init --help` shows how to found a "
         "member.",
+        errors.MembershipRefused: "`kvstore member list` shows the members as they "
+        "are.",
+        errors.ChangePending: "Nothing was changed. See with `kvstore member list` and "
+        "`kvstore status` what is under way, or who lags, and try again.",
+        errors.IdentityLost: "If the disk is lost, make a new member with `kvstore "
+        "init --join` under an id that was never used, and put it in this one's place "
+        "with `kvstore member replace`.",
+        errors.DamagedSnapshot: "Nothing was changed. Use another snapshot, or save "
+        "one again; `kvstore snapshot verify` reads a file to its end.",
         errors.DamagedDirectory: "Keep the directory as it is for inspection. While a "
         "majority of the cluster is up, nothing committed is lost.",
     }

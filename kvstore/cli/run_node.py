@@ -8,7 +8,9 @@ import sys
 import threading
 
 from kvstore.cli.errors import CommandFailed, ExitCode
+from kvstore.cli.output import note
 from kvstore.config import Config
+from kvstore.errors import Removed
 from kvstore.event_loop import new_event_loop
 from kvstore.server.logs import LogFormat, configure_logging, log_event
 from kvstore.server.node import Node
@@ -19,7 +21,7 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def run_node(config: Config, *, log_format: str | None, log_level: str) -> None:
-    """Run a node until a signal stops it.
+    """Run a node until a signal stops it, or its cluster has removed it.
 
     Raises:
         KVStoreError: it could not start, or a failure stopped it.
@@ -32,6 +34,9 @@ def run_node(config: Config, *, log_format: str | None, log_level: str) -> None:
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(_serve(config))
+    except Removed as error:
+        # It did what was asked of it: whoever watches over it need not start it again.
+        note(f"{error}. Delete {config.data_dir} once nobody wants to look into it.")
     except OSError as error:
         raise CommandFailed(
             f"the node stopped: {error}",

@@ -8,7 +8,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kvstore.cli.main import cli
+from kvstore.raft.membership import Remove
 from kvstore.storage.data_directory import DataDirectory
+from kvstore.types import NodeId
+from tests.cli.fake_cluster import CLUSTER_ID, EPOCH, STATE_ID, fake_cluster
 
 MEMBERS = ("--member", "1=10.0.0.1:7400", "--member", "2=10.0.0.2:7400")
 
@@ -69,6 +72,9 @@ def test_init_refuses_a_used_directory(tmp_path: Path) -> None:
             ("--node-id", "1", *MEMBERS, "--member", "3=10.0.0.1:7400"),
             "10.0.0.1:7400 is named twice",
         ),
+        (("--node-id", "1", "--join", "h:1"), "say with --address"),
+        (("--node-id", "1", *MEMBERS, "--join", "h:1"), "--join asks the cluster"),
+        (("--node-id", "1", *MEMBERS, "--address", "h:1"), "--address goes with"),
         (("--node-id", "1", *MEMBERS, "--cluster-id", "xy"), "is not hexadecimal"),
         (("--node-id", "1", *MEMBERS, "--cluster-id", "00"), "32 hexadecimal digits"),
     ],
@@ -80,6 +86,53 @@ def test_init_names_a_mistake_and_makes_nothing(
     result = run("init", "--dir", str(directory), *arguments)
     assert result.exit_code == 2
     assert message in result.stderr
+    assert not directory.exists()
+
+
+def test_init_makes_a_node_that_joins_a_running_cluster(tmp_path: Path) -> None:
+    directory = tmp_path / "data"
+    with fake_cluster() as cluster:
+        joining = (
+            "init",
+            "--join",
+            cluster.addresses[NodeId(2)],
+            "--dir",
+            str(directory),
+        )
+        answer = run(*joining, "--node-id", "4", "--address", "127.0.0.1:1", "--json")
+    assert answer.exit_code == 0, answer.stderr
+    serve, add = json.loads(answer.stdout)["next"]
+    assert serve == f"kvstore serve --dir {directory}"
+    assert add.startswith("kvstore member add 4 127.0.0.1:1 --endpoints ")
+    with DataDirectory.open(directory) as made:
+        assert made.identity.cluster_id == CLUSTER_ID
+        assert made.identity.origin_id == STATE_ID
+        assert made.identity.epoch == EPOCH
+        assert made.identity.node_id == 4
+        assert [member.node_id for member in made.members] == [1, 2, 3, 4]
+
+
+def test_init_refuses_to_join_in_anothers_place(tmp_path: Path) -> None:
+    """An id that is, or was, a member; or its address."""
+    directory = tmp_path / "data"
+    with fake_cluster() as cluster:
+        change = cluster.configuration.enter_joint([Remove(NodeId(3))])
+        cluster.configuration = change.leave_joint()
+        joining = (
+            "init",
+            "--join",
+            cluster.addresses[NodeId(2)],
+            "--dir",
+            str(directory),
+        )
+        for node_id, address, message in (
+            ("2", "h:1", "node 2 is a member already"),
+            ("3", "h:1", "node 3 was a member once"),
+            ("4", cluster.addresses[NodeId(1)], "a member serves at"),
+        ):
+            result = run(*joining, "--node-id", node_id, "--address", address)
+            assert result.exit_code == 5
+            assert message in result.stderr
     assert not directory.exists()
 
 

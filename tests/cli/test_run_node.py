@@ -78,3 +78,12 @@ def test_what_is_not_the_nodes_does_not_end_it(tmp_path: Path, fault: str) -> No
     code, log = outcome(tmp_path / "node", fault)
     assert code == 0, log
     assert "node_stopped" in log
+
+
+def test_a_node_that_was_removed_ends_well_and_says_why(tmp_path: Path) -> None:
+    """It did as it was told: whoever watches over it must not start it again."""
+    code, log = outcome(tmp_path / "node", "self.leave")
+    assert code == 0, log
+    last = log.splitlines()[-1]
+    assert "node 1 was removed from cluster" in last
+    assert f"Delete {tmp_path / 'node'}" in last
