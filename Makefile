@@ -64,6 +64,10 @@ demo: $(EVERYTHING) ## Start three nodes, write, kill the leader, show that noth
 bench-put: $(EVERYTHING) ## Measure durable puts on three nodes (BENCH="--json ...")
 	$(BIN)/kvstore bench put $(BENCH)
 
+.PHONY: bench-scale
+bench-scale: $(EVERYTHING) ## Measure restarts, a new member and memory with 1,000,000 keys
+	$(BIN)/kvstore bench scale $(BENCH)
+
 .PHONY: bench-failover
 bench-failover: $(EVERYTHING) ## Measure how long the store is away after a leader's death
 	$(BIN)/kvstore bench failover $(BENCH)

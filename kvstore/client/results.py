@@ -163,6 +163,10 @@ class NodeStatus:
     state_store_bytes: int
     epoch: int
     """Raised when the store is restored from a backup. 0: the node did not say."""
+    snapshot_bytes_sent: int
+    """To peers that lagged behind its log, since it started; repetitions included."""
+    anonymous_memory_bytes: int
+    """Of its process, and backed by no file."""
 
 
 # ------------------------------------------------------------- from the messages
@@ -269,4 +273,6 @@ def status_from_pb(status: cluster_pb2.StatusResponse) -> NodeStatus:
         raft_store_bytes=status.raft_store_bytes,
         state_store_bytes=status.state_store_bytes,
         epoch=status.epoch,
+        snapshot_bytes_sent=status.snapshot_bytes_sent,
+        anonymous_memory_bytes=status.anonymous_memory_bytes,
     )

@@ -74,6 +74,7 @@ class PeerLink:
         )
         self.wake = asyncio.Event()
         """Set when something was queued, or the stream ended."""
+        self._up = asyncio.Event()
         self.hello = hello
         self.address = address
         self.last_refusal = ""
@@ -108,8 +109,23 @@ class PeerLink:
                 backoff_s = self._options.backoff_s_min
             # What waited for a connection that never came would be news of the past.
             self.queue.clear()
-            await asyncio.sleep(backoff_s * self._chance.uniform(0.5, 1.0))
+            if await self._woken(backoff_s * self._chance.uniform(0.5, 1.0)):
+                backoff_s = self._options.backoff_s_min
             backoff_s = min(2 * backoff_s, self._options.backoff_s_max)
+
+    def peer_is_up(self) -> None:
+        """The peer has just dialled us: do not wait to dial it."""
+        self._up.set()
+
+    async def _woken(self, patience_s: float) -> bool:
+        """Wait before the next attempt; whether the peer cut the waiting short."""
+        self._up.clear()
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._up.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _connect_and_send(self) -> bool:
         """Serve one connection to its end. Returns whether it was accepted."""

@@ -277,6 +277,8 @@ class PeerTransport:
         self._told.discard(sender)
         if sender not in self._members and not self._closing:
             self._dial(sender, hello.address)
+        if (link := self._links.get(sender)) is not None and not link.connected:
+            link.peer_is_up()
         if hello.incarnation != UNKNOWN_INCARNATION:
             self._on_identified(sender, hello.incarnation)
 

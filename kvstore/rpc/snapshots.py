@@ -55,7 +55,7 @@ class SnapshotOptions:
     chunk_bytes: int = 512 * 1024
     """By measurement: half of it costs more turns of the loop, twice of it more memory
     that is new each time."""
-    window_bytes_max: int = 16 * 1024 * 1024
+    window_bytes_max: int = 4 * 1024 * 1024
     """Sent and not answered; at least two chunks."""
     connect_timeout_s: float = 5.0
     """To connect, be accepted, and hear where to begin."""

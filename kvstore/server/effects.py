@@ -88,7 +88,7 @@ class Effects:
             case CompactLog(index):
                 node.log_thread.call(lambda log: log.compact(index))
             case ReportSessions():
-                node.report_identities()
+                self._report_identities()
                 node.state_thread.submit(
                     StateCall(lambda state: state.sessions.activity(), self._reported)
                 )
@@ -114,6 +114,14 @@ class Effects:
         with self._node.fail_stop:
             self._node.replica.state_synced(index)
         self._node.poll_soon()
+
+    def _report_identities(self) -> None:
+        """Say which data directories members speak from, this one too."""
+        node = self._node
+        node.replica.identified(node.node_id, node.stores.identity.incarnation)
+        if node.network is not None:
+            for peer, incarnation in node.network.identified.items():
+                node.replica.identified(peer, incarnation)
 
     def _reported(self, activity: dict[int, LogIndex]) -> None:
         with self._node.fail_stop:

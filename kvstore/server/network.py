@@ -51,7 +51,10 @@ class Network:
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
         self._health = HealthServicer()
         self._configuration = node.replica.raft.configuration
-        self._settled = self._configuration
+        # What the log begins with is committed, whatever it says since.
+        self._settled = node.replica.raft.log.configuration_at(
+            node.replica.raft.commit_index
+        )
         self._identified: dict[NodeId, Incarnation] = {}
         self._peers = PeerTransport(
             node.stores.identity,

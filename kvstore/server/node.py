@@ -170,6 +170,7 @@ class Node:
             stores.state,
             calls=calls,
             response_bytes_max=config.response_bytes_max,
+            session_timeout_ms=1_000 * config.session_timeout_s,
             commit_interval_s=config.state_commit_interval_ms / 1_000,
             on_applied=self._on_applied,
             on_read=self._on_read,
@@ -457,13 +458,6 @@ class Node:
         if seen != self._members_seen and self.network is not None:
             self._members_seen = seen
             self.network.members_changed(raft.configuration, index)
-
-    def report_identities(self) -> None:
-        """Tell the replica which data directories members speak from, this one too."""
-        self.replica.identified(self.node_id, self.stores.identity.incarnation)
-        if self.network is not None:
-            for peer, incarnation in self.network.identified.items():
-                self.replica.identified(peer, incarnation)
 
     def state_replaced(self, stores: Stores) -> None:
         """A snapshot's state took the place of this node's."""

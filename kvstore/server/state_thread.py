@@ -95,6 +95,7 @@ class StateThread:
         *,
         calls: LoopCalls,
         response_bytes_max: int,
+        session_timeout_ms: int,
         commit_interval_s: float,
         on_applied: Callable[[Applied], None],
         on_read: Callable[[ReadDone], None],
@@ -104,6 +105,7 @@ class StateThread:
         self._state = state
         self._calls = calls
         self._response_bytes_max = response_bytes_max
+        self._session_timeout_ms = session_timeout_ms
         self._commit_interval_s = commit_interval_s
         self._on_applied = on_applied
         self._on_read = on_read
@@ -201,6 +203,7 @@ class StateThread:
                 entry,
                 want_results=bool(groups),
                 response_bytes_max=self._response_bytes_max,
+                session_timeout_ms=self._session_timeout_ms,
             )
             if groups:
                 done = EntryId(entry.term, entry.index)

@@ -25,6 +25,7 @@ from kvstore.rpc.peer_link import PeerOptions
 from kvstore.rpc.peer_queue import PeerQueue
 from kvstore.storage.record import entry_crc
 from kvstore.types import ClusterId, LogIndex, NodeId, Term
+from tests.rpc.conftest import eventually
 
 EXCHANGE = f"/{SERVICE}/Exchange"
 
@@ -174,6 +175,30 @@ def test_a_peer_that_stops_is_noticed_once_and_found_again(pair: Any) -> None:
                 assert two.disconnected == []
                 await two.stop()
                 await one.until(lambda: one.disconnected == [2, 2])
+
+    asyncio.run(scenario())
+
+
+def test_a_peer_that_dials_us_is_dialled_at_once(member: Any) -> None:
+    """However long we meant to wait before the next attempt: it is up again."""
+
+    async def scenario() -> None:
+        one, two = member(1), member(2)
+        two.build({})
+        await two.serve()
+        port = two.port
+        await two.stop()
+        one.build({2: port}, backoff_s_min=30.0, backoff_s_max=60.0)
+        await one.serve()
+        async with one.transport:
+            link = one.transport._links[NodeId(2)]
+            await eventually(lambda: link.last_refusal != "")
+            two.build({1: one.port})
+            await two.serve(port)
+            async with two.transport:
+                await one.until_connected(2)
+                await two.stop()
+            await one.stop()
 
     asyncio.run(scenario())
 

@@ -64,7 +64,12 @@ class StateBench:
             on_read=no_call,
             on_failure=no_call,
             name="kvstore-state-test",
-            **{"response_bytes_max": 4 << 20, "commit_interval_s": 60.0} | settings,
+            **{
+                "response_bytes_max": 4 << 20,
+                "session_timeout_ms": 1_000,
+                "commit_interval_s": 60.0,
+            }
+            | settings,
         )
         self._last_index = state.progress.index
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from kvcluster.bench import failover, put
+from kvcluster.bench import failover, put, scale
 from kvcluster.bench.load import Round
 
 # The client under test runs in this very process: drawing must cost it nothing.
@@ -171,3 +171,55 @@ def print_failover(report: failover.Report) -> None:
 
 def _console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+
+
+def phases(*, quiet: bool) -> scale.Phase:
+    """Say on stderr what is being done, and since when the benchmark runs."""
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        if not quiet or sys.stderr.isatty():
+            print(f"{time.monotonic() - started:6.1f} s  {text}", file=sys.stderr)
+
+    return say
+
+
+def print_scale(report: scale.Report) -> None:
+    """A table, and what was missed."""
+    options = report.options
+    table = Table(
+        title=f"{options.keys:,} keys of {options.value_bytes} bytes, 3 nodes"
+    )
+    table.add_column("what")
+    table.add_column("measured", justify="right")
+    table.add_column("bound", justify="right")
+    rate = options.keys / report.load_s
+    table.add_row("load", f"{report.load_s:.1f} s, {rate:,.0f}/s", "")
+    for how, seconds in (
+        ("SIGKILL", report.kill_restarts_s),
+        ("SIGTERM", report.term_restarts_s),
+    ):
+        shown = ", ".join(f"{each:.2f}" for each in seconds)
+        bound = f"{scale.RESTART_S_MAX} s"
+        table.add_row(f"serving again after {how}", f"{shown} s", bound)
+    table.add_row(
+        "an empty member catches up",
+        f"{report.catch_up_s:.2f} s, {report.catch_up_mb_per_s:.1f} MB/s",
+        f"{scale.CATCH_UP_MB_PER_SECOND_MIN:.0f} MB/s, or half of a copy",
+    )
+    table.add_row("a plain copy by gRPC", f"{report.copy_mb_per_s:.1f} MB/s", "")
+    peaks = sorted(report.anonymous_bytes.items())
+    table.add_row(
+        "peak memory without a file, by node",
+        ", ".join(f"{size / 1e6:.0f}" for _, size in peaks) + " MB",
+        f"{scale.ANONYMOUS_BYTES_MAX / 1e6:.0f} MB",
+    )
+    table.add_row(
+        "writes meanwhile",
+        f"{report.writes_during:,}, p99 {report.write_p99_ms:.0f} ms, "
+        f"{report.write_errors} failed",
+        "0 failed",
+    )
+    Console().print(table)
+    for missed in report.failures:
+        print(f"Missed: {missed}.")
