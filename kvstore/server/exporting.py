@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from kvstore.server.node import Node
     from kvstore.storage.lmdb_state import LMDBState
 
+EXPORT_GROWTH_BYTES = 1 << 30
+"""What is written during an export, at most, without waiting for its end."""
+
 
 class ExportedState:
     """A :class:`~kvstore.server.snapshot_sender.SnapshotSource`: one file."""
@@ -117,6 +120,7 @@ class Exporter:
 
         def commit(state: LMDBState) -> None:
             node.state_thread.commit(state)
+            state.reserve(EXPORT_GROWTH_BYTES)
 
         def settle(_: None) -> None:
             if not done.done():

@@ -19,7 +19,7 @@ from kvstore.storage.environment import ADVICE
 from kvstore.storage.lmdb_log import LMDBLog
 from kvstore.storage.lmdb_state import LMDBState
 from kvstore.storage.snapshot_export import discard_exports
-from kvstore.storage.staging import put_in_place, staged_path
+from kvstore.storage.staging import discard_others, put_in_place, staged_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +120,8 @@ def _open_state(directory: DataDirectory, log: LMDBLog, config: Config) -> LMDBS
             )
         log.finish_install()
     discard_exports(directory.snapshots_path)
+    # What an earlier process had received may have holes, if the power went.
+    discard_others(directory.incoming_path, None)
     return state
 
 

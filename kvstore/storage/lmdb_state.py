@@ -425,9 +425,18 @@ class LMDBState:
         self.in_transaction = False
         return txn
 
-    def _make_room(self) -> None:
+    def reserve(self, growth_bytes: int) -> None:
+        """Make room for this much more, so that :meth:`begin` need not grow the map.
+
+        Before another thread reads for long: growth waits until it has ended.
+        """
+        assert not self.in_transaction
+        self._end_reading()
+        self._make_room(growth_bytes)
+
+    def _make_room(self, growth_bytes: int = 0) -> None:
         environment = self.environment
-        wanted = 3 * environment.used_bytes + HEADROOM_BYTES
+        wanted = 3 * (environment.used_bytes + growth_bytes) + HEADROOM_BYTES
         while environment.map_bytes < wanted:
             try:
                 environment.grow()

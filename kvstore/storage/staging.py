@@ -4,8 +4,9 @@
 
     DIR/incoming/<snapshot id>/data.mdb   as far as it has arrived
 
-What is there survives breaks and restarts; the next attempt goes on behind it. Once it
-is whole, the log notes that it is being installed, and from then on it *is* the state:
+What is there survives breaks of the connection; the next attempt goes on behind it. (A
+node that starts throws it away: a power cut may have left holes.) Once it is whole, the
+log notes that it is being installed, and from then on it *is* the state:
 :func:`put_in_place` renames it over ``state/data.mdb``, and can be repeated until the
 note is gone.
 """

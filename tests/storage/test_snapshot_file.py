@@ -12,7 +12,12 @@ from kvstore.replica.interfaces import Identity, Member
 from kvstore.state_machine.digest import state_hash
 from kvstore.state_machine.view import Head, Progress, Version, VersionId
 from kvstore.storage import restoring
-from kvstore.storage.data_directory import RAFT, RECOVERED, DataDirectory
+from kvstore.storage.data_directory import (
+    RAFT,
+    RECOVERED,
+    DataDirectory,
+    write_durably,
+)
 from kvstore.storage.lmdb_log import LMDBLog
 from kvstore.storage.lmdb_state import LMDBState
 from kvstore.storage.snapshot_export import Export, export_state
@@ -315,7 +320,7 @@ def test_an_interrupted_recovery_is_finished_when_it_is_repeated(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", counted(Path.rename))
-        patch.setattr(restoring, "write_durably", counted(restoring.write_durably))
+        patch.setattr(f"{restoring.__name__}.write_durably", counted(write_durably))
         try:
             recovered(path)
         except Crash:
