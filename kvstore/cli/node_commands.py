@@ -325,6 +325,7 @@ def _parse_optional_address(text: str | None) -> str | None:
 
 
 def parse_cluster_id(text: str | None) -> bytes | None:
+    """A cluster's id from 32 hexadecimal digits. Raises click's error for others."""
     if text is None:
         return None
     try:
@@ -337,6 +338,7 @@ def parse_cluster_id(text: str | None) -> bytes | None:
 
 
 def parse_members(texts: Sequence[str]) -> dict[int, str]:
+    """Addresses by node id, from ID=HOST:PORT each. Raises click's error for others."""
     members: dict[int, str] = {}
     for text in texts:
         id_text, equals, address = text.partition("=")

@@ -22,6 +22,9 @@ may deliver them before it says that the call is over."""
 
 _Call = grpc.aio.StreamStreamCall[bytes, bytes]
 
+LASTING_REFUSALS = 7
+"""In a row: a peer that cannot be reached for about a second by then."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerOptions:
@@ -78,6 +81,7 @@ class PeerLink:
         self.hello = hello
         self.address = address
         self.last_refusal = ""
+        self._refusals = 0
         self._options = options
         self._chance = chance
         self._on_accepted = on_accepted
@@ -160,6 +164,7 @@ class PeerLink:
             self._log_refusal(f"{(await call.code()).name}: {await call.details()}")
             await self._tell_refusal(call)
             return False
+        self._refusals = 0
         self.last_refusal = ""
         self.connected = True
         self._log(logging.INFO, "peer stream accepted")
@@ -191,12 +196,16 @@ class PeerLink:
             pass  # the stream ended during the write
 
     def _log_refusal(self, reason: str) -> None:
-        # A peer that is down is dialled every second: only what changes is news.
-        if reason != self.last_refusal:
+        self._refusals += 1
+        # Members start and stop at about one time: a warning only of what lasts. And a
+        # peer that is down is dialled every second: only what changes is news.
+        lasts = self._refusals == LASTING_REFUSALS
+        if reason != self.last_refusal or lasts:
             self.last_refusal = reason
-            self._log(
-                logging.WARNING, "peer not reached", address=self.address, reason=reason
-            )
+            level = logging.INFO
+            if self._refusals >= LASTING_REFUSALS:
+                level = logging.WARNING
+            self._log(level, "peer not reached", address=self.address, reason=reason)
 
     def _log(self, level: int, event: str, **fields: object) -> None:
         log(level, event, node=self.hello.sender, peer=self.hello.to, **fields)
