@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 HANDOVER_S_MAX = 2.0
 """A leader that stops waits this long for another to lead: mostly a few round trips,
 and an election timeout if its first choice does not answer."""
+LOOK_S = 0.005
 DRAIN_S_MAX = 0.5
 """A node that stops waits this long for what is in flight: mostly a round trip."""
 RESIGNED_S = 0.03
@@ -50,10 +51,18 @@ async def _hand_over(node: Node, ended: asyncio.Future[None]) -> None:
     if not node.replica.raft.is_leader or _is_alone(node):
         return
     handing_over = asyncio.ensure_future(node.admin.hand_over())
-    await asyncio.wait(
-        (handing_over, ended),
-        timeout=HANDOVER_S_MAX,
-        return_when=asyncio.FIRST_COMPLETED,
-    )
+    deadline = asyncio.get_running_loop().time() + HANDOVER_S_MAX
+    # Until it leads no more; who leads instead, if all stop at once nobody, is not its
+    # business. The core tells nobody when it steps down, so it is looked at.
+    while (
+        node.replica.raft.is_leader
+        and not (ended.done() or handing_over.done())
+        and asyncio.get_running_loop().time() < deadline
+    ):
+        await asyncio.wait(
+            (ended, handing_over),
+            timeout=LOOK_S,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
     handing_over.cancel()
     await asyncio.gather(handing_over, return_exceptions=True)
