@@ -4,6 +4,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import kvstore
@@ -69,32 +70,22 @@ class Nodes:
 
     async def until_answers(self, number: int) -> None:
         address = self.address[number]
-        async with (
-            asyncio.timeout(PATIENCE_S),
-            kvstore.AsyncClient([address]) as client,
-        ):
-            while True:
-                try:
-                    await client.status(address, timeout_s=0.5)
-                except KVStoreError:
-                    await asyncio.sleep(0.01)
-                else:
-                    return
+        await self._until(number, lambda client: client.status(address, timeout_s=0.5))
 
     async def until_serves(self, number: int) -> None:
         """Until it answers a linearizable read."""
-        address = self.address[number]
+        await self._until(number, lambda client: client.get(b"counter", timeout_s=0.5))
+
+    async def _until(
+        self, number: int, ask: Callable[[kvstore.AsyncClient], Awaitable[object]]
+    ) -> None:
+        endpoints = [self.address[number]]
         async with (
             asyncio.timeout(PATIENCE_S),
-            kvstore.AsyncClient([address]) as client,
+            kvstore.AsyncClient(endpoints) as client,
         ):
-            while True:
-                try:
-                    await client.get(b"counter", timeout_s=0.5)
-                except KVStoreError:
-                    await asyncio.sleep(0.01)
-                else:
-                    return
+            while not await _answers(ask(client)):
+                await asyncio.sleep(0.01)
 
     async def end(self, number: int, with_signal: signal.Signals) -> int:
         """Returns the exit code."""
@@ -117,3 +108,11 @@ class Nodes:
             process.kill()
         for process in self.processes.values():
             process.wait()
+
+
+async def _answers(asked: Awaitable[object]) -> bool:
+    try:
+        await asked
+    except KVStoreError:
+        return False
+    return True
