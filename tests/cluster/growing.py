@@ -84,7 +84,7 @@ class Nodes:
             asyncio.timeout(PATIENCE_S),
             kvstore.AsyncClient(endpoints) as client,
         ):
-            while not await _answers(ask(client)):
+            while not await _answers(ask(client)):  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.01)
 
     async def end(self, number: int, with_signal: signal.Signals) -> int:
