@@ -112,10 +112,10 @@ def _state_store_bytes(node: Node) -> int:
         return 0  # a snapshot is just being put in its place
 
 
-def anonymous_bytes() -> int:
-    """Resident memory of this process that no file backs; 0 if nobody tells."""
+def anonymous_bytes(pid: int | str = "self") -> int:
+    """Resident memory of a process that no file backs; 0 if nobody tells."""
     try:
-        text = Path("/proc/self/status").read_text(encoding="ascii")
+        text = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     except OSError:
         return 0
     for line in text.splitlines():

@@ -1,12 +1,12 @@
 """Watches the memory of nodes that no file backs, from outside."""
 
 import threading
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from kvcluster.errors import ClusterError
 from kvcluster.local import LocalCluster
+from kvstore.server.status import anonymous_bytes
 
 INTERVAL_S = 0.1
 
@@ -53,15 +53,3 @@ class MemoryWatch:
     def _look(self, node_id: int, pid: int) -> None:
         size = anonymous_bytes(pid)
         self.peaks[node_id] = max(self.peaks.get(node_id, 0), size)
-
-
-def anonymous_bytes(pid: int) -> int:
-    """Resident memory of a process that no file backs; 0 if it is gone."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    except OSError:
-        return 0
-    for line in status.splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    return 0
