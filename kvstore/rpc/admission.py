@@ -145,21 +145,17 @@ Admit = Callable[[Hello], Refusal | None]
 """Why a member that speaks to the right one is refused; None: it is not."""
 
 
-def refusal_by(
-    configuration: Configuration, hello: Hello, *, settled: bool
-) -> Refusal | None:
-    """Judge a member of our cluster by our configuration.
+def refusal_by(configuration: Configuration, hello: Hello) -> Refusal | None:
+    """Judge a member of our cluster by a configuration that is committed.
 
-    One that the configuration does not know is accepted: it may be newer than what we
-    have heard, and a node that joins knows nobody at all.
-
-    ``settled``: the configuration is committed. By one that is not, nobody may be sent
-    away for good: it may yet be taken back.
+    By one that is not, nobody may be sent away: it may yet be taken back. A member that
+    the configuration does not know is accepted: it may be newer than what we have
+    heard, and a node that joins knows nobody at all.
     """
     sender = hello.sender
     if sender in configuration.removed:
         reason = f"member {sender} was removed from the cluster: its id is spent"
-        return _for_good(RefusalKind.REMOVED, reason, settled=settled)
+        return Refusal(RefusalKind.REMOVED, reason)
     known = configuration.members.get(sender)
     if known is not None and known.incarnation not in (
         UNKNOWN_INCARNATION,
@@ -169,14 +165,8 @@ def refusal_by(
             f"member {sender} speaks from another data directory than the cluster "
             "knows: if its disk was lost, remove it and add a new member under a new id"
         )
-        return _for_good(RefusalKind.IDENTITY_LOST, reason, settled=settled)
+        return Refusal(RefusalKind.IDENTITY_LOST, reason)
     return None
-
-
-def _for_good(kind: RefusalKind, reason: str, *, settled: bool) -> Refusal:
-    if settled:
-        return Refusal(kind, reason)
-    return Refusal(RefusalKind.UNKNOWN, f"not settled yet: {reason}")
 
 
 def refusal_in(

@@ -51,7 +51,6 @@ class Member:
             incarnation=Incarnation(incarnation),
         )
         self.configuration = Configuration(voters=())
-        self.settled = True
         self.received: list[PeerMessage] = []
         self.frames: list[int] = []
         self.disconnected: list[NodeId] = []
@@ -85,7 +84,7 @@ class Member:
         self.transport.update(configuration.members)
 
     def _admit(self, hello: Hello) -> Refusal | None:
-        return refusal_by(self.configuration, hello, settled=self.settled)
+        return refusal_by(self.configuration, hello)
 
     async def serve(self, port: int = 0) -> None:
         self.server = grpc.aio.server(options=list(SERVER_OPTIONS))

@@ -79,37 +79,27 @@ def test_a_hello_that_says_nothing_is_refused(key: str, value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ours", "settled", "kind"),
+    ("ours", "kind"),
     [
-        pytest.param(configuration(22), True, None, id="known"),
-        pytest.param(configuration(0), True, None, id="incarnation_not_recorded"),
-        pytest.param(NOBODY, True, None, id="we_join"),
-        pytest.param(replace(NOBODY, voters=(NodeId(3),)), True, None, id="newer"),
+        pytest.param(configuration(22), None, id="known"),
+        pytest.param(configuration(0), None, id="incarnation_not_recorded"),
+        pytest.param(NOBODY, None, id="we_join"),
+        pytest.param(replace(NOBODY, voters=(NodeId(3),)), None, id="newer"),
         pytest.param(
             replace(NOBODY, removed=(NodeId(2),)),
-            True,
             RefusalKind.REMOVED,
             id="removed",
         ),
         pytest.param(
-            replace(NOBODY, removed=(NodeId(2),)),
-            False,
-            RefusalKind.UNKNOWN,
-            id="being_removed",
-        ),
-        pytest.param(
-            configuration(23), True, RefusalKind.IDENTITY_LOST, id="other_directory"
-        ),
-        pytest.param(
-            configuration(23), False, RefusalKind.UNKNOWN, id="other_directory_perhaps"
+            configuration(23), RefusalKind.IDENTITY_LOST, id="other_directory"
         ),
     ],
 )
 def test_a_member_is_judged_by_the_configuration(
-    ours: Configuration, settled: bool, kind: RefusalKind | None
+    ours: Configuration, kind: RefusalKind | None
 ) -> None:
-    """Nobody is sent away for good by a configuration that may be taken back."""
-    refusal = refusal_by(ours, HELLO, settled=settled)
+    """Only those are sent away that it knows to be gone, or to be somebody else."""
+    refusal = refusal_by(ours, HELLO)
     assert (None if refusal is None else refusal.kind) is kind
 
 

@@ -1,23 +1,31 @@
 """Writes passed on between members: what a link has room for, and what cannot leave."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from kvstore.config import Config
-from kvstore.errors import Unavailable
+from kvstore.errors import Removed, Unavailable
 from kvstore.replica.messages import ForwardWrites
 from kvstore.replica.proposals import FORWARDED_BATCHES_MAX
 from kvstore.rpc.errors import error_from_pb
 from kvstore.rpc.peer_link import PeerOptions
-from kvstore.server.network import no_connection, peer_options
+from kvstore.server.network import Network, no_connection, peer_options
 from kvstore.server.node import Node
-from kvstore.types import NodeId
+from kvstore.types import LogIndex, NodeId
 from tests.replica.harness import led_by
 from tests.replica.harness import put as put_command
 from tests.server.harness import configs, eventually, run, writes
 
 NOBODY = "127.0.0.1:9"
 """The discard port: nobody listens there."""
+
+
+def network_of(node: Node) -> Network:
+    assert node.network is not None
+    return node.network
 
 
 def test_a_link_has_room_for_all_that_a_replica_passes_on(tmp_path: Path) -> None:
@@ -92,3 +100,28 @@ def test_what_could_not_leave_waits_in_its_order_for_a_leader_that_can() -> None
     assert [m.writes for m in again] == [m.writes for m in lost]
     for ticket in tickets:
         assert cluster.results(ticket)
+
+
+def test_nobody_is_sent_away_by_a_configuration_that_is_not_committed(
+    tmp_path: Path,
+) -> None:
+    """It may be taken back, and whoever leaves may be needed to commit it."""
+
+    async def scenario() -> None:
+        one, two, three = (Node(config) for config in configs(tmp_path, 3))
+        async with one, two, three:
+            await eventually(lambda: two.replica.raft.leader_id is not None)
+            await eventually(lambda: three.node_id in network_of(two).identified)
+            raft, network = two.replica.raft, network_of(two)
+            now = raft.configuration
+            members = {n: it for n, it in now.members.items() if n != three.node_id}
+            without = replace(now, members=members, removed=(three.node_id,))
+            network.members_changed(without, LogIndex(raft.commit_index + 1_000))
+            assert three.node_id in network.identified
+            answer = await three.operate(writes("k"))
+            assert not answer.HasField("error")
+            network.members_changed(without, raft.commit_index)
+            with pytest.raises(Removed):
+                await three.wait_closed()
+
+    run(scenario())
