@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from kvstore.cli.errors import CommandFailed, ExitCode
+from kvstore.cli.node_commands import parse_cluster_id, parse_members
 from kvstore.cli.options import (
     Connection,
     connection_options,
@@ -20,7 +21,6 @@ from kvstore.cli.output import Json, OutputFormat, note, print_json
 from kvstore.types import CLUSTER_ID_BYTES, EPOCH_MAX, NODE_ID_MAX
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
-_NEW_DIRECTORY = click.Path(file_okay=False, path_type=Path)
 
 
 @click.group(short_help="Save the store to a file, check it, restore it.")
@@ -96,7 +96,7 @@ def verify(*, file: Path, output: OutputFormat) -> None:
 @click.option(
     "--dir",
     "directory",
-    type=_NEW_DIRECTORY,
+    type=click.Path(file_okay=False, path_type=Path),
     required=True,
     help="Data directory to create; it may exist if it is empty.",
 )
@@ -113,14 +113,14 @@ def verify(*, file: Path, output: OutputFormat) -> None:
     "members",
     multiple=True,
     metavar="ID=HOST:PORT",
-    callback=lambda _context, _option, texts: _parse_members(texts),
+    callback=lambda _context, _option, texts: parse_members(texts) if texts else {},
     help="A founding member of the new cluster, repeated for all of them.  "
     "[default: this node alone, at 127.0.0.1:7400]",
 )
 @click.option(
     "--cluster-id",
     metavar="HEX",
-    callback=lambda _context, _option, text: _parse_cluster_id(text),
+    callback=lambda _context, _option, text: parse_cluster_id(text),
     help="Of the new cluster: drawn for the first member, and the same for the others.",
 )
 @click.option(
@@ -280,15 +280,3 @@ def _info_json(info: object) -> dict[str, Json]:
     facts: dict[str, Json] = asdict(info)
     facts["configuration"] = json.loads(info.configuration)
     return facts
-
-
-def _parse_members(texts: tuple[str, ...]) -> Mapping[int, str]:
-    from kvstore.cli.node_commands import parse_members
-
-    return parse_members(texts) if texts else {}
-
-
-def _parse_cluster_id(text: str | None) -> bytes | None:
-    from kvstore.cli.node_commands import parse_cluster_id
-
-    return parse_cluster_id(text)

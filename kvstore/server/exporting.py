@@ -11,6 +11,7 @@ from kvstore.errors import Unavailable
 from kvstore.pb import cluster_pb2
 from kvstore.rpc.snapshot_codec import SnapshotHeader
 from kvstore.rpc.threads import in_thread
+from kvstore.server.loop_calls import settling
 from kvstore.server.state_thread import StateCall
 from kvstore.storage.record import FORMAT_VERSION
 from kvstore.storage.snapshot_export import Export, export_state
@@ -115,16 +116,12 @@ class Exporter:
 
     async def _commit(self) -> None:
         """What is applied so far becomes visible to an export."""
-        done = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         node = self._node
 
         def commit(state: LMDBState) -> None:
             node.state_thread.commit(state)
             state.reserve(EXPORT_GROWTH_BYTES)
 
-        def settle(_: None) -> None:
-            if not done.done():
-                done.set_result(None)
-
-        node.state_thread.submit(StateCall(commit, settle))
+        node.state_thread.submit(StateCall(commit, settling(done)))
         await done

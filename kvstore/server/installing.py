@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kvstore.replica.effects import Persist
+from kvstore.server.loop_calls import settling
 from kvstore.server.scrubbing import start_scrubber
 from kvstore.server.state_thread import StateSwap
 from kvstore.storage.staging import staged_path
@@ -84,8 +85,8 @@ class Installing:
         node.on_persisted(effect.number)
 
     async def _in_log(self, work: Callable[[LMDBLog], None]) -> None:
-        done = asyncio.get_running_loop().create_future()
-        self._node.log_thread.call(work, _settle(done))
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._node.log_thread.call(work, settling(done))
         await done
 
     async def _swap(self, received: Received) -> LMDBState:
@@ -97,7 +98,7 @@ class Installing:
             staged = staged_path(stores.directory.incoming_path, received.snapshot_id)
             return stores.install_state(staged, config)
 
-        self._node.state_thread.submit(StateSwap(open_next, done.set_result))
+        self._node.state_thread.submit(StateSwap(open_next, settling(done)))
         return await done
 
     async def close(self) -> None:
@@ -105,11 +106,3 @@ class Installing:
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait((self._task,))
-
-
-def _settle(done: asyncio.Future[None]) -> Callable[[None], None]:
-    def settle(_: None) -> None:
-        if not done.done():
-            done.set_result(None)
-
-    return settle

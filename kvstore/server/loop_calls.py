@@ -48,3 +48,13 @@ class LoopCalls:
         except BaseException as error:
             self.call(on_failure, error)
             raise
+
+
+def settling(waiting: asyncio.Future[_T]) -> Callable[[_T], None]:
+    """What sets a future's result, unless whoever waited has given up."""
+
+    def settle(value: _T) -> None:
+        if not waiting.done():
+            waiting.set_result(value)
+
+    return settle
