@@ -75,7 +75,7 @@ class ScrubStatus(_message.Message):
     def __init__(self, tours: _Optional[_Iterable[_Union[ScrubTour, _Mapping]]] = ..., findings: _Optional[_Iterable[_Union[ScrubFinding, _Mapping]]] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("cluster_id", "node_id", "role", "term", "leader_id", "commit_index", "applied_index", "last_log_index", "revision", "compact_revision", "raft_store_bytes", "state_store_bytes", "members", "peers", "scrub", "uptime_seconds", "version", "leader_changes", "format_version", "cpu_seconds", "memory_bytes", "epoch", "joint", "incarnation", "address", "first_log_index", "removed", "snapshot_bytes_sent", "leases", "anonymous_memory_bytes", "sessions", "transferee", "state_id")
+    __slots__ = ("cluster_id", "node_id", "role", "term", "leader_id", "commit_index", "applied_index", "last_log_index", "revision", "compact_revision", "raft_store_bytes", "state_store_bytes", "members", "peers", "scrub", "uptime_seconds", "version", "leader_changes", "format_version", "cpu_seconds", "memory_bytes", "epoch", "joint", "incarnation", "address", "first_log_index", "removed", "snapshot_bytes_sent", "leases", "anonymous_memory_bytes", "sessions", "transferee", "state_id", "last_log_term")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -109,6 +109,7 @@ class StatusResponse(_message.Message):
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
     TRANSFEREE_FIELD_NUMBER: _ClassVar[int]
     STATE_ID_FIELD_NUMBER: _ClassVar[int]
+    LAST_LOG_TERM_FIELD_NUMBER: _ClassVar[int]
     cluster_id: bytes
     node_id: int
     role: str
@@ -142,7 +143,8 @@ class StatusResponse(_message.Message):
     sessions: int
     transferee: int
     state_id: bytes
-    def __init__(self, cluster_id: _Optional[bytes] = ..., node_id: _Optional[int] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., leader_id: _Optional[int] = ..., commit_index: _Optional[int] = ..., applied_index: _Optional[int] = ..., last_log_index: _Optional[int] = ..., revision: _Optional[int] = ..., compact_revision: _Optional[int] = ..., raft_store_bytes: _Optional[int] = ..., state_store_bytes: _Optional[int] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[PeerProgress, _Mapping]]] = ..., scrub: _Optional[_Union[ScrubStatus, _Mapping]] = ..., uptime_seconds: _Optional[float] = ..., version: _Optional[str] = ..., leader_changes: _Optional[int] = ..., format_version: _Optional[int] = ..., cpu_seconds: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., epoch: _Optional[int] = ..., joint: _Optional[bool] = ..., incarnation: _Optional[int] = ..., address: _Optional[str] = ..., first_log_index: _Optional[int] = ..., removed: _Optional[_Iterable[int]] = ..., snapshot_bytes_sent: _Optional[int] = ..., leases: _Optional[bool] = ..., anonymous_memory_bytes: _Optional[int] = ..., sessions: _Optional[int] = ..., transferee: _Optional[int] = ..., state_id: _Optional[bytes] = ...) -> None: ...
+    last_log_term: int
+    def __init__(self, cluster_id: _Optional[bytes] = ..., node_id: _Optional[int] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., leader_id: _Optional[int] = ..., commit_index: _Optional[int] = ..., applied_index: _Optional[int] = ..., last_log_index: _Optional[int] = ..., revision: _Optional[int] = ..., compact_revision: _Optional[int] = ..., raft_store_bytes: _Optional[int] = ..., state_store_bytes: _Optional[int] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[PeerProgress, _Mapping]]] = ..., scrub: _Optional[_Union[ScrubStatus, _Mapping]] = ..., uptime_seconds: _Optional[float] = ..., version: _Optional[str] = ..., leader_changes: _Optional[int] = ..., format_version: _Optional[int] = ..., cpu_seconds: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., epoch: _Optional[int] = ..., joint: _Optional[bool] = ..., incarnation: _Optional[int] = ..., address: _Optional[str] = ..., first_log_index: _Optional[int] = ..., removed: _Optional[_Iterable[int]] = ..., snapshot_bytes_sent: _Optional[int] = ..., leases: _Optional[bool] = ..., anonymous_memory_bytes: _Optional[int] = ..., sessions: _Optional[int] = ..., transferee: _Optional[int] = ..., state_id: _Optional[bytes] = ..., last_log_term: _Optional[int] = ...) -> None: ...
 
 class ChangeMembershipRequest(_message.Message):
     __slots__ = ("add", "promote", "remove", "replace", "set_leases", "timeout_ms")
