@@ -6,9 +6,9 @@ from pathlib import Path
 import click
 
 from kvstore.cli.errors import CommandFailed, ExitCode
+from kvstore.cli.node_commands import making, serve_command
 from kvstore.cli.output import OutputFormat, note, print_json
 from kvstore.client.cluster import status_of
-from kvstore.config import is_loopback
 from kvstore.errors import Unavailable
 from kvstore.pb import cluster_pb2
 
@@ -29,16 +29,16 @@ def prepare(
     status = asyncio.run(_ask(endpoint))
     _check_free(status, node_id, address)
     members = {member.node_id: member.address for member in status.members}
-    join(
-        directory,
-        node_id=node_id,
-        cluster_id=status.cluster_id,
-        members={**members, node_id: address},
-        epoch=status.epoch,
-        state_id=status.state_id or None,
-    )
-    insecure = "" if is_loopback(address) else " --insecure"
-    serve = f"kvstore serve --dir {directory}{insecure}"
+    with making(directory):
+        join(
+            directory,
+            node_id=node_id,
+            cluster_id=status.cluster_id,
+            members={**members, node_id: address},
+            epoch=status.epoch,
+            state_id=status.state_id or None,
+        )
+    serve = serve_command(directory, address)
     add = f"kvstore member add {node_id} {address} --endpoints {endpoint}"
     if output is OutputFormat.JSON:
         print_json(
@@ -67,7 +67,9 @@ async def _ask(endpoint: str) -> cluster_pb2.StatusResponse:
 def _check_free(status: cluster_pb2.StatusResponse, node_id: int, address: str) -> None:
     taken = {member.node_id: member.address for member in status.members}
     why = ""
-    if node_id in taken:
+    if not taken:
+        why = f"node {status.node_id} was not added to a cluster yet itself"
+    elif node_id in taken:
         why = f"node {node_id} is a member already, at {taken[node_id]}"
     elif node_id in status.removed:
         why = f"node {node_id} was a member once"

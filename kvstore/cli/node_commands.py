@@ -2,7 +2,8 @@
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -124,14 +125,8 @@ def init(
     drawn = cluster_id is None
     if cluster_id is None:
         cluster_id = new_cluster_id()
-    try:
+    with making(directory):
         found(directory, node_id=node_id, cluster_id=cluster_id, members=members)
-    except OSError as error:
-        raise CommandFailed(
-            f"cannot found {directory}: {error}",
-            code=ExitCode.DIRECTORY_OR_CONFIG,
-            hint="Nothing was promised to anybody yet: mend the cause, then repeat.",
-        ) from error
     others = [
         _init_command(directory, other, cluster_id, members)
         for other in sorted(members)
@@ -145,8 +140,7 @@ def init(
         click.echo("\nFound the others on their machines (here: with another --dir):")
         for command in others:
             click.echo(f"  {command}")
-    insecure = "" if is_loopback(members[node_id]) else " --insecure"
-    click.echo(f"\nStart it:\n  kvstore serve --dir {_quoted(directory)}{insecure}")
+    click.echo(f"\nStart it:\n  {serve_command(directory, members[node_id])}")
     if len(members) % 2 == 0:
         note(
             f"Note: {len(members)} members tolerate no more failures than "
@@ -381,6 +375,29 @@ def _parse_setting(name: str, value: str, kind: type) -> float | bool:
         words: dict[type, str] = {bool: "on or off", float: "a number"}
         wanted = words.get(kind, "a whole number")
         raise click.BadParameter(f"{name} must be {wanted}, not {value!r}") from error
+
+
+def serve_command(directory: Path, address: str) -> str:
+    """What starts a node of ``directory`` that serves at ``address``, for a shell."""
+    insecure = "" if is_loopback(address) else " --insecure"
+    return f"kvstore serve --dir {_quoted(directory)}{insecure}"
+
+
+@contextmanager
+def making(directory: Path) -> Iterator[None]:
+    """Around what writes a data directory: the system's refusals, in words.
+
+    Raises:
+        CommandFailed: for an ``OSError``.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise CommandFailed(
+            f"cannot write {directory}: {error}",
+            code=ExitCode.DIRECTORY_OR_CONFIG,
+            hint="Nothing was promised to anybody yet: mend the cause, then repeat.",
+        ) from error
 
 
 def _quoted(path: Path) -> str:

@@ -2,23 +2,28 @@
 
 import asyncio
 import json
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
 from kvstore.cli.errors import CommandFailed, ExitCode
-from kvstore.cli.node_commands import parse_cluster_id, parse_members
+from kvstore.cli.node_commands import (
+    making,
+    parse_cluster_id,
+    parse_members,
+    serve_command,
+)
 from kvstore.cli.options import (
     Connection,
     connection_options,
     examples,
     output_option,
+    parse_address,
     reads_only,
 )
 from kvstore.cli.output import Json, OutputFormat, note, print_json
-from kvstore.types import CLUSTER_ID_BYTES, EPOCH_MAX, NODE_ID_MAX
+from kvstore.types import EPOCH_MAX, NODE_ID_MAX
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -147,7 +152,7 @@ def restore(
     go on from the snapshot's, in a higher epoch. Members of the old cluster are refused
     by the new one, and client sessions are over.
     """
-    from kvstore.founding import checked_members, new_incarnation
+    from kvstore.founding import checked_members, new_cluster_id, new_incarnation
     from kvstore.storage.restoring import restore as make
     from kvstore.types import ClusterId, NodeId
 
@@ -155,16 +160,17 @@ def restore(
     if node_id not in members:
         raise click.UsageError(f"--node-id {node_id} is not among the members")
     drawn = cluster_id is None
-    cluster = cluster_id or secrets.token_bytes(CLUSTER_ID_BYTES)
-    info, epoch = make(
-        file,
-        directory,
-        cluster_id=ClusterId(cluster),
-        node_id=NodeId(node_id),
-        incarnation=new_incarnation(),
-        members=checked_members(members),
-        last_known_epoch=last_known_epoch,
-    )
+    cluster = cluster_id or new_cluster_id()
+    with making(directory):
+        info, epoch = make(
+            file,
+            directory,
+            cluster_id=ClusterId(cluster),
+            node_id=NodeId(node_id),
+            incarnation=new_incarnation(),
+            members=checked_members(members),
+            last_known_epoch=last_known_epoch,
+        )
     if output is OutputFormat.JSON:
         print_json(
             {
@@ -183,7 +189,7 @@ def restore(
     )
     if drawn and len(members) > 1:
         note(f"Restore the others with --cluster-id {cluster.hex()}.")
-    note(f"Start it with `kvstore serve --dir {directory}`.")
+    note(f"Start it with `{serve_command(directory, members[node_id])}`.")
 
 
 @click.command(
@@ -212,20 +218,14 @@ def recover(
     The last resort, when a majority is lost for good: what the lost members had
     acknowledged and this one had not received is LOST. What this one had received is
     kept, also if it was never acknowledged. Choose the survivor with the highest last
-    log index (`kvstore status` of each). The others must not be started again: they
+    log term, and of those the highest last log index (`kvstore status --json` of each
+    while it runs). The others must not be started again: they
     belong to the old cluster, and are refused. Add new members under new ids.
     """
-    from kvstore.founding import new_incarnation
-    from kvstore.storage.data_directory import DataDirectory
+    from kvstore.founding import new_cluster_id, new_incarnation
     from kvstore.storage.restoring import recover as rebuild
     from kvstore.types import ClusterId
 
-    if address is None:
-        with DataDirectory.open(directory) as opened:
-            known = {m.node_id: m.address for m in opened.members}
-            address = known.get(opened.identity.node_id)
-        if address is None:
-            raise click.UsageError("say with --address where the node will serve")
     if not yes:
         note(
             "Writes that the lost members had acknowledged, and this one did not "
@@ -233,12 +233,13 @@ def recover(
         )
         if not click.confirm("Start a new cluster from this member?", err=True):
             raise CommandFailed("nothing was changed", code=ExitCode.NEGATIVE)
-    made = rebuild(
-        directory,
-        cluster_id=ClusterId(secrets.token_bytes(CLUSTER_ID_BYTES)),
-        incarnation=new_incarnation(),
-        address=address,
-    )
+    with making(directory):
+        made = rebuild(
+            directory,
+            cluster_id=ClusterId(new_cluster_id()),
+            incarnation=new_incarnation(),
+            address=None if address is None else parse_address(address),
+        )
     if output is OutputFormat.JSON:
         print_json(
             {
@@ -266,8 +267,8 @@ def recover(
         "again."
     )
     note(
-        f"Start it with `kvstore serve --dir {directory}`; then add new members under "
-        "new ids."
+        f"Start it with `{serve_command(directory, made.address)}`; then add new "
+        "members under new ids."
     )
 
 

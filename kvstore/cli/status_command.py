@@ -247,6 +247,7 @@ def _node_json(report: ClusterReport, node: NodeReport) -> dict[str, Json]:
         "applied_index": said.applied_index,
         "first_log_index": said.first_log_index,
         "last_log_index": said.last_log_index,
+        "last_log_term": said.last_log_term,
         "lag": report.lag(node),
         "revision": said.revision,
         "compact_revision": said.compact_revision,

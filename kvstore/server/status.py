@@ -43,6 +43,7 @@ def node_status(node: Node) -> cluster_pb2.StatusResponse:
         commit_index=raft.commit_index,
         applied_index=raft.applied_index,
         last_log_index=raft.last_index,
+        last_log_term=raft.log.last_id.term,
         revision=node.applied_revision,
         compact_revision=node.compact_revision,
         raft_store_bytes=stores.log.used_bytes,

@@ -127,6 +127,8 @@ class Recovered:
     last_index: LogIndex
     """Kept too, and from now on committed, whether it was or not."""
     revision: int
+    address: str
+    """Where it will serve."""
 
     @property
     def in_doubt(self) -> int:
@@ -135,15 +137,21 @@ class Recovered:
 
 
 def recover(
-    data_dir: Path, *, cluster_id: ClusterId, incarnation: Incarnation, address: str
+    data_dir: Path,
+    *,
+    cluster_id: ClusterId,
+    incarnation: Incarnation,
+    address: str | None = None,
 ) -> Recovered:
     """Make the only member of a new cluster out of one survivor. Offline; blocks.
 
     What the lost majority had committed and this member did not have is lost. What this
     member's log holds is kept, also if it was never committed. An interrupted recovery
-    is finished when it is repeated.
+    is finished when it is repeated. ``address``: where it will serve, if not where it
+    did.
 
     Raises:
+        ConfigError: nothing says where it will serve.
         DataDirectoryError, CorruptionError: the directory cannot be used; the message
             says why. Nothing was changed.
         OSError: the medium refused; repeat it.
@@ -161,6 +169,7 @@ def recover(
             epoch=next_epoch(old.epoch),
             state_id=old.origin_id,
         )
+        address = address or _address_of(old.node_id, directory.members)
         member = Member(node_id=old.node_id, address=address)
         check_founders(new, [member])
         recovered = _rewrite_log(directory, old, new, member)
@@ -187,7 +196,15 @@ def _as_it_stands(data_dir: Path) -> Recovered:
         applied_index=progress.index,
         last_index=last,
         revision=progress.revision,
+        address=_address_of(identity.node_id, directory.members),
     )
+
+
+def _address_of(node_id: NodeId, members: Sequence[Member]) -> str:
+    for member in members:
+        if member.node_id == node_id:
+            return member.address
+    raise ConfigError("say where the node will serve: nothing in its directory does")
 
 
 def _rewrite_log(
@@ -221,6 +238,7 @@ def _rewrite_log(
         applied_index=progress.index,
         last_index=LogIndex(max(last, progress.index)),
         revision=progress.revision,
+        address=member.address,
     )
 
 

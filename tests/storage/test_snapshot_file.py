@@ -264,12 +264,12 @@ def survivor(tmp_path: Path) -> Path:
     return path
 
 
-def recovered(path: Path) -> restoring.Recovered:
+def recovered(path: Path, address: str | None = None) -> restoring.Recovered:
     return restoring.recover(
         path,
         cluster_id=NEW_CLUSTER,
         incarnation=Incarnation(9),
-        address="127.0.0.1:7009",
+        address=address,
     )
 
 
@@ -294,7 +294,15 @@ def test_a_survivor_becomes_the_only_member_of_a_new_cluster(tmp_path: Path) -> 
     report = recovered(path)
     assert (report.applied_index, report.last_index, report.in_doubt) == (5, 7, 2)
     assert report.old.cluster_id == OLD.cluster_id
+    assert report.address == "127.0.0.1:7001"
     check_recovered(path)
+
+
+def test_a_survivor_may_serve_elsewhere(tmp_path: Path) -> None:
+    path = survivor(tmp_path)
+    assert recovered(path, "127.0.0.1:7009").address == "127.0.0.1:7009"
+    with DataDirectory.open(path) as directory:
+        assert [member.address for member in directory.members] == ["127.0.0.1:7009"]
 
 
 @pytest.mark.parametrize("step", range(6))
