@@ -245,7 +245,7 @@ def recover(
             {
                 "directory": str(directory),
                 "node_id": made.new.node_id,
-                "old_cluster_id": made.old.cluster_id.hex(),
+                "old_cluster_id": None if made.old is None else made.old.hex(),
                 "cluster_id": made.new.cluster_id.hex(),
                 "epoch": made.new.epoch,
                 "revision": made.revision,
@@ -263,7 +263,7 @@ def recover(
         f"Kept: everything applied, to entry {made.applied_index} and revision "
         f"{made.revision}, and {made.in_doubt} entries behind it of which nobody can "
         "tell whether they were acknowledged. Lost: whatever only members of "
-        f"{made.old.cluster_id.hex()} had received that are gone. Do not start those "
+        "the old cluster had received that are gone. Do not start those "
         "again."
     )
     note(

@@ -120,7 +120,8 @@ def _begin_anew(path: Path, identity: Identity, info: SnapshotInfo) -> None:
 class Recovered:
     """What :func:`recover` made of a survivor."""
 
-    old: Identity
+    old: ClusterId | None
+    """The cluster that was; None: an interrupted recovery was finished."""
     new: Identity
     applied_index: LogIndex
     """Certainly committed, and kept."""
@@ -158,6 +159,8 @@ def recover(
     """
     if (data_dir / RECOVERED).exists():
         with locked(data_dir):
+            content = (data_dir / RECOVERED).read_bytes()
+            IdentityFile.decode(content, data_dir / RECOVERED)
             _finish(data_dir)
         return _as_it_stands(data_dir)
     with DataDirectory.open(data_dir) as directory:
@@ -174,7 +177,11 @@ def recover(
         check_founders(new, [member])
         recovered = _rewrite_log(directory, old, new, member)
         facts = IdentityFile(identity=new, members=(member,))
-        write_durably(data_dir / RECOVERED, facts.encode())
+        # Under its name only once it is whole: from then on there is no way back.
+        draft = data_dir / f"{RECOVERED}.draft"
+        write_durably(draft, facts.encode())
+        draft.rename(data_dir / RECOVERED)
+        fsync_directory(data_dir)
         _finish(data_dir)
     return recovered
 
@@ -189,9 +196,8 @@ def _as_it_stands(data_dir: Path) -> Recovered:
         state = LMDBState.open(directory.state_path, identity)
         progress = state.progress
         state.close()
-    old = replace(identity, cluster_id=identity.origin_id, state_id=None)
     return Recovered(
-        old=old,
+        old=None,
         new=identity,
         applied_index=progress.index,
         last_index=last,
@@ -220,7 +226,15 @@ def _rewrite_log(
             )
         state = LMDBState.open(directory.state_path, old)
         progress = state.progress
+        # The log is about to be cut there, and a commit may not be durable yet.
+        state.environment.sync()
         state.close()
+        if progress.index < log.first_index - 1:
+            raise CorruptionError(
+                f"the state has applied entry {progress.index}, but the log begins at "
+                f"{log.first_index}: entries between them are gone",
+                store="state",
+            )
         path = directory.path / _NEW_RAFT
         shutil.rmtree(path, ignore_errors=True)
         before = LogEnd(progress.index, progress.term, EMPTY_CHAIN)
@@ -233,7 +247,7 @@ def _rewrite_log(
     (directory.path / _NEW_RAFT / LOCK_FILE).unlink(missing_ok=True)
     fsync_directory(directory.path)
     return Recovered(
-        old=old,
+        old=old.cluster_id,
         new=new,
         applied_index=progress.index,
         last_index=LogIndex(max(last, progress.index)),

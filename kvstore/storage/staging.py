@@ -80,9 +80,14 @@ class StagedState:
             OSError: the medium refused.
         """
         assert self._fd is not None
-        os.fsync(self._fd)
-        self.close()
-        fsync_directory(self.directory)
+        try:
+            os.fsync(self._fd)
+            self.close()
+            fsync_directory(self.directory)
+        except OSError:
+            # A later sync that succeeds proves nothing about what this one lost.
+            self.discard()
+            raise
         try:
             self._check_whole()
         except CorruptionError as error:
@@ -143,6 +148,6 @@ def put_in_place(staged: Path, state_path: Path) -> None:
         # First: the lock file describes the readers of the file that is going.
         (state_path / LOCK_FILE).unlink(missing_ok=True)
         data.rename(state_path / DATA_FILE)
-        fsync_directory(state_path)
-        fsync_directory(staged)
+    # Also the second time: who renamed it may have died before this.
+    fsync_directory(state_path)
     shutil.rmtree(staged, ignore_errors=True)

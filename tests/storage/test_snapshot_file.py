@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from kvstore.errors import ConfigError, DamagedSnapshot, DataDirectoryError
+from kvstore.errors import (
+    ConfigError,
+    CorruptionError,
+    DamagedSnapshot,
+    DataDirectoryError,
+)
 from kvstore.raft.membership import Configuration
 from kvstore.raft.messages import Entry, EntryKind, HardState
 from kvstore.replica.interfaces import Identity, Member
@@ -293,7 +298,7 @@ def test_a_survivor_becomes_the_only_member_of_a_new_cluster(tmp_path: Path) -> 
     path = survivor(tmp_path)
     report = recovered(path)
     assert (report.applied_index, report.last_index, report.in_doubt) == (5, 7, 2)
-    assert report.old.cluster_id == OLD.cluster_id
+    assert report.old == OLD.cluster_id
     assert report.address == "127.0.0.1:7001"
     check_recovered(path)
 
@@ -305,7 +310,7 @@ def test_a_survivor_may_serve_elsewhere(tmp_path: Path) -> None:
         assert [member.address for member in directory.members] == ["127.0.0.1:7009"]
 
 
-@pytest.mark.parametrize("step", range(6))
+@pytest.mark.parametrize("step", range(7))
 def test_an_interrupted_recovery_is_finished_when_it_is_repeated(
     tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,10 +340,30 @@ def test_an_interrupted_recovery_is_finished_when_it_is_repeated(
             interrupted = True
         else:
             interrupted = False
-    assert interrupted == (step < 4)
+    assert interrupted == (step < 5)
     if (path / RECOVERED).exists():
         with pytest.raises(DataDirectoryError, match="repeat"):
             DataDirectory.open(path)
     if interrupted:
         recovered(path)
     check_recovered(path)
+
+
+def test_a_torn_identity_does_not_take_the_place_of_the_whole_one(
+    tmp_path: Path,
+) -> None:
+    path = survivor(tmp_path)
+    (path / RECOVERED).write_bytes(b"")
+    before = (path / "identity").read_bytes()
+    with pytest.raises(DataDirectoryError):
+        recovered(path)
+    assert (path / "identity").read_bytes() == before
+
+
+def test_a_state_behind_its_log_is_not_recovered(tmp_path: Path) -> None:
+    path = survivor(tmp_path)
+    log = LMDBLog.open(path / RAFT, OLD)
+    log.compact(LogIndex(6))
+    log.close()
+    with pytest.raises(CorruptionError, match="gone"):
+        recovered(path)

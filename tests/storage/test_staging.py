@@ -1,5 +1,7 @@
 """A snapshot is staged, and takes the place of the state: whole, whatever crashes."""
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,6 +113,39 @@ def test_a_snapshot_that_is_not_whole_is_thrown_away(
     with pytest.raises(DamagedSnapshot):
         stage.finish()
     assert not stage.directory.exists()
+
+
+def test_a_sync_that_failed_is_never_followed_by_one_that_counts(
+    tmp_path: Path, sent: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel marks lost pages clean: the next sync has nothing to say of them."""
+    content, _ = sent
+    path = follower(tmp_path)
+    stage = receive(path, content)
+
+    def refuse(_fd: int) -> None:
+        raise OSError(errno.EIO, "the medium refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        with pytest.raises(OSError, match="refused"):
+            stage.finish()
+    assert staged(path, content).offset == 0
+
+
+def test_a_state_put_in_place_twice_is_durable_both_times(
+    tmp_path: Path, sent: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever renamed it may have been killed before it was."""
+    content, _ = sent
+    path = follower(tmp_path)
+    stage = receive(path, content)
+    stage.finish()
+    synced: list[Path] = []
+    monkeypatch.setattr("kvstore.storage.staging.fsync_directory", synced.append)
+    put_in_place(stage.directory, path / "state")
+    put_in_place(stage.directory, path / "state")
+    assert synced == [path / "state", path / "state"]
 
 
 def test_a_snapshot_of_another_entry_than_it_says_is_refused(
