@@ -135,6 +135,7 @@ class Admin:
             added.address,
             cluster_id=identity.cluster_id,
             node_id=NodeId(added.node_id),
+            state_id=identity.origin_id,
         )
         return MemberInfo(added.address, found.incarnation, promotable)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvstore.errors import Unavailable
@@ -14,7 +15,7 @@ from kvstore.rpc.threads import in_thread
 from kvstore.server.loop_calls import settling
 from kvstore.server.state_thread import StateCall
 from kvstore.storage.record import FORMAT_VERSION
-from kvstore.storage.snapshot_export import Export, export_state
+from kvstore.storage.snapshot_export import Export, export_path, export_state
 from kvstore.storage.snapshot_file import SnapshotInfo, file_bytes, frames
 
 if TYPE_CHECKING:
@@ -57,18 +58,23 @@ class Exporter:
             Unavailable: the log was cut meanwhile; try again.
             OSError: the medium refused.
         """
-        node = self._node
         await self._commit()
-        stores = node.stores
-        export = await in_thread(
-            export_state, stores.state, stores.directory.snapshots_path
-        )
-        raft, progress = node.replica.raft, export.progress
+        path = export_path(self._node.stores.directory.snapshots_path)
+        try:
+            return await self._export_to(path)
+        except BaseException:
+            # Also if nobody waits for it any more: the thread has ended by now.
+            path.unlink(missing_ok=True)
+            raise
+
+    async def _export_to(self, path: Path) -> ExportedState:
+        stores, raft = self._node.stores, self._node.replica.raft
+        export = await in_thread(export_state, stores.state, path)
+        progress = export.progress
         try:
             snapshot = raft.snapshot_at(progress.index)
             chain = await in_thread(stores.log.chain, progress.index)
         except LookupError as error:
-            export.path.unlink(missing_ok=True)
             raise Unavailable("the log was cut during an export") from error
         identity = stores.identity
         return ExportedState(

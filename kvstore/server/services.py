@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
-from kvstore.errors import Busy, KVStoreError
+from kvstore.errors import Busy, KVStoreError, Unavailable
 from kvstore.pb import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc
 from kvstore.rpc.errors import abort, error_from_pb
 from kvstore.server.exporting import Exporter
@@ -155,6 +155,9 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
                 yield part
         except KVStoreError as error:
             await abort(context, error)
+        except OSError as error:
+            reason = f"the node cannot export its state: {error}"
+            await abort(context, Unavailable(reason))
 
     async def TransferLeadership(
         self,

@@ -87,7 +87,9 @@ class SnapshotSender:
         transfer: SnapshotOptions | None = None,
         options: SenderOptions | None = None,
     ) -> None:
-        """``target``: where a peer serves, and what a stream to it says; None: unknown.
+        """``export`` makes one; cancelled, it leaves nothing behind.
+
+        ``target``: where a peer serves, and what a stream to it says; None: unknown.
 
         ``on_started`` is told of the last entry in what a peer is sent, ``on_ended`` of
         the same when all of it is there, or of 0 if the peer was given up. Neither is
@@ -311,7 +313,8 @@ def _spoil_if_failed(export: _Export, made: asyncio.Task[SnapshotSource]) -> Non
 
 
 async def _discard(export: _Export) -> None:
-    """Nobody uses it any more."""
+    """Nobody uses it any more, also if it is not there yet."""
+    export.made.cancel()
     await asyncio.wait((export.made,))
     if not export.made.cancelled() and export.made.exception() is None:
         await in_thread(export.made.result().close)

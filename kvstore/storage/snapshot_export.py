@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvstore.state_machine.view import Progress
-from kvstore.storage.environment import fsync_directory
 from kvstore.storage.lmdb_state import LMDBState
 
 SNAPSHOT_ID_BYTES = 16
@@ -29,27 +28,28 @@ class Export:
     size_bytes: int
 
 
-def export_state(state: LMDBState, directory: Path) -> Export:
-    """Copy what was committed last to a new file in ``directory``. Any thread; blocks.
+def export_path(directory: Path) -> Path:
+    """Where to export to: a file of its own, that :func:`discard_exports` finds."""
+    return directory / f"{secrets.token_hex(SNAPSHOT_ID_BYTES)}{SUFFIX}"
+
+
+def export_state(state: LMDBState, path: Path) -> Export:
+    """Copy what was committed last to a new file. Any thread; blocks.
 
     Raises:
-        CorruptionError: the state's structure is damaged. Nothing is left behind.
-        OSError: the medium refused. Nothing is left behind.
+        CorruptionError: the state's structure is damaged.
+        OSError: the medium refused. After either, what is at ``path`` is of no use.
     """
-    directory.mkdir(exist_ok=True)
-    snapshot_id = secrets.token_bytes(SNAPSHOT_ID_BYTES)
-    path = directory / f"{snapshot_id.hex()}{SUFFIX}"
-    try:
-        with state.read_view() as view, path.open("wb") as file:
-            view.copy(file.fileno())
-            progress = view.progress
-            size_bytes = os.fstat(file.fileno()).st_size
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    fsync_directory(directory)
+    path.parent.mkdir(exist_ok=True)
+    with state.read_view() as view, path.open("wb") as file:
+        view.copy(file.fileno())
+        progress = view.progress
+        size_bytes = os.fstat(file.fileno()).st_size
     return Export(
-        path=path, snapshot_id=snapshot_id, progress=progress, size_bytes=size_bytes
+        path=path,
+        snapshot_id=secrets.token_bytes(SNAPSHOT_ID_BYTES),
+        progress=progress,
+        size_bytes=size_bytes,
     )
 
 

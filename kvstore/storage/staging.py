@@ -46,13 +46,11 @@ class StagedState:
         discard_others(incoming, self.directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         self._path = self.directory / DATA_FILE
-        self._fd: int | None = os.open(
-            self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
-        )
-        self.offset = os.fstat(self._fd).st_size
+        self._path.touch()
+        self.offset = self._path.stat().st_size
         """Bytes that are there, from the first on."""
         if self.offset > size_bytes:
-            os.ftruncate(self._fd, 0)
+            os.truncate(self._path, 0)
             self.offset = 0
 
     def write(self, data: bytes, offset: int) -> None:
@@ -62,12 +60,15 @@ class StagedState:
             OSError: the medium refused.
         """
         assert offset == self.offset, "a snapshot arrives in order"
-        assert self._fd is not None, "it is whole already"
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(self._fd, view, self.offset)
-            self.offset += written
-            view = view[written:]
+        # Opened for each chunk: whoever receives may be gone at any moment, and a file
+        # that stays open keeps its room after it was thrown away.
+        with self._path.open("r+b", buffering=0) as file:
+            file.seek(offset)
+            view = memoryview(data)
+            while view:
+                written = file.write(view)
+                self.offset += written
+                view = view[written:]
 
     def finish(self) -> None:
         """All is there: make it durable, and check that it is what it should be.
@@ -79,10 +80,9 @@ class StagedState:
             DamagedSnapshot: it is not whole, and was thrown away.
             OSError: the medium refused.
         """
-        assert self._fd is not None
         try:
-            os.fsync(self._fd)
-            self.close()
+            with self._path.open("r+b") as file:
+                os.fsync(file.fileno())
             fsync_directory(self.directory)
         except OSError:
             # A later sync that succeeds proves nothing about what this one lost.
@@ -114,14 +114,7 @@ class StagedState:
 
     def discard(self) -> None:
         """Throw it away."""
-        self.close()
         shutil.rmtree(self.directory, ignore_errors=True)
-
-    def close(self) -> None:
-        """What is there stays. Twice is fine."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
 
 
 def staged_path(incoming: Path, snapshot_id: bytes) -> Path:

@@ -25,7 +25,7 @@ from kvstore.storage.data_directory import (
 )
 from kvstore.storage.lmdb_log import LMDBLog
 from kvstore.storage.lmdb_state import LMDBState
-from kvstore.storage.snapshot_export import Export, export_state
+from kvstore.storage.snapshot_export import Export, export_path, export_state
 from kvstore.storage.snapshot_file import (
     SnapshotFile,
     SnapshotInfo,
@@ -80,7 +80,7 @@ def old(tmp_path: Path) -> Iterator[LMDBState]:
 
 
 def save(state: LMDBState, path: Path) -> Export:
-    export = export_state(state, path.parent / "exports")
+    export = export_state(state, export_path(path.parent / "exports"))
     content = export.path.read_bytes()
     info = SnapshotInfo(
         cluster_id=OLD.cluster_id.hex(),
@@ -118,7 +118,7 @@ def test_an_export_is_of_one_moment_whatever_is_written_meanwhile(
     before = state_hash(old)
     old.begin()
     old.delete_head(b"key000001")
-    export = export_state(old, tmp_path / "exports")
+    export = export_state(old, export_path(tmp_path / "exports"))
     old.abort()
     directory = tmp_path / "copy"
     directory.mkdir()
@@ -162,7 +162,7 @@ def test_a_record_that_was_rotten_when_it_was_saved_is_found(
 ) -> None:
     """The file is as it was written; what was written was not whole."""
     path = tmp_path / "snap"
-    export = export_state(old, tmp_path / "exports")
+    export = export_state(old, export_path(tmp_path / "exports"))
     content = export.path.read_bytes().replace(b"v" * 900, b"v" * 899 + b"w", 1)
     with path.open("wb") as file:
         info = SnapshotInfo(

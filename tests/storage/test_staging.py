@@ -18,7 +18,7 @@ from kvstore.storage.data_directory import DataDirectory
 from kvstore.storage.lmdb_log import LMDBLog
 from kvstore.storage.lmdb_state import LMDBState
 from kvstore.storage.log_format import EMPTY_CHAIN
-from kvstore.storage.snapshot_export import export_state
+from kvstore.storage.snapshot_export import export_path, export_state
 from kvstore.storage.staging import StagedState, put_in_place, staged_path
 from kvstore.types import ClusterId, LogIndex, NodeId, Term
 from tests.storage.test_snapshot_file import fill
@@ -36,7 +36,7 @@ def sent(tmp_path: Path) -> tuple[bytes, bytes]:
     DataDirectory.found(tmp_path / "leader", IDENTITY, MEMBERS)
     state = LMDBState.open(tmp_path / "leader" / "state", IDENTITY)
     fill(state, index=7)
-    export = export_state(state, tmp_path / "exports")
+    export = export_state(state, export_path(tmp_path / "exports"))
     content, digest = export.path.read_bytes(), state_hash(state)
     state.close()
     return content, digest
@@ -72,7 +72,7 @@ def test_what_has_arrived_is_gone_on_behind(
 ) -> None:
     content, _ = sent
     path = follower(tmp_path)
-    receive(path, content, to=250_000).close()
+    receive(path, content, to=250_000)
     stage = staged(path, content)
     assert stage.offset == 250_000
     receive(path, content).finish()
@@ -84,13 +84,12 @@ def test_another_snapshot_takes_the_place_of_an_unfinished_one(
     """Chunks of two are never mixed (M34)."""
     content, _ = sent
     path = follower(tmp_path)
-    receive(path, content, to=250_000).close()
+    receive(path, content, to=250_000)
     other = StagedState(
         path / "incoming", IDENTITY, snapshot_id=b"o" * 16, last=LAST, size_bytes=9
     )
     assert other.offset == 0
     assert not staged_path(path / "incoming", SNAPSHOT_ID).exists()
-    other.close()
 
 
 def cut_short(content: bytes) -> bytes:
@@ -170,7 +169,6 @@ def install_until(path: Path, content: bytes, step: int) -> None:
     stage = receive(path, content)
     if step >= 1:
         stage.finish()
-    stage.close()
     log = LMDBLog.open(path / "raft", IDENTITY)
     if step >= 2:
         log.install(
