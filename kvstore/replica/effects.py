@@ -85,7 +85,7 @@ class Done:
 class SendSnapshot:
     """A peer needs the state: send it until told to stop, taking it up where it broke.
 
-    Say ``snapshot_started`` once it is known what is sent, and ``snapshot_ended``.
+    Hold the log (``hold_log``) from before it is made, and say ``snapshot_ended``.
     """
 
     peer: NodeId

@@ -180,13 +180,19 @@ class Replica:
         """A member said by which data directory it goes."""
         self._membership.identified(node_id, incarnation)
 
-    def snapshot_started(self, peer: NodeId, last_index: LogIndex) -> None:
-        """It is known what is sent to ``peer``: the log must go on from there."""
-        self._log_compaction.snapshots[peer] = last_index
+    def hold_log(self, index: LogIndex) -> int:
+        """A snapshot of the state at ``index``, or beyond, is made, or on its way.
+
+        The log is not cut behind it until :meth:`release_log` is told the number.
+        """
+        return self._log_compaction.hold(index)
+
+    def release_log(self, hold: int) -> None:
+        """The snapshot is not needed any more."""
+        self._log_compaction.release(hold)
 
     def snapshot_ended(self, peer: NodeId, reached: LogIndex) -> None:
         """The transfer is over; ``reached``: its last index if all arrived, else 0."""
-        self._log_compaction.snapshots.pop(peer, None)
         self._sending.discard(peer)
         self.raft.snapshot_ended(peer, reached)
 
@@ -301,8 +307,6 @@ class Replica:
         needed = set(self.raft.snapshot_peers)
         if needed != self._sending:
             effects += [StopSnapshot(p) for p in sorted(self._sending - needed)]
-            for peer in sorted(self._sending - needed):
-                self._log_compaction.snapshots.pop(peer, None)
             effects += [SendSnapshot(p) for p in sorted(needed - self._sending)]
             self._sending = needed
         for ticket, error in self._membership.settled(self._tick):

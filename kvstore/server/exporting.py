@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +12,12 @@ from kvstore.errors import Unavailable
 from kvstore.pb import cluster_pb2
 from kvstore.rpc.snapshot_codec import SnapshotHeader
 from kvstore.rpc.threads import in_thread
-from kvstore.server.loop_calls import settling
+from kvstore.server.loop_calls import LoopCalls, settling
 from kvstore.server.state_thread import StateCall
 from kvstore.storage.record import FORMAT_VERSION
 from kvstore.storage.snapshot_export import Export, export_path, export_state
 from kvstore.storage.snapshot_file import SnapshotInfo, file_bytes, frames
+from kvstore.types import LogIndex
 
 if TYPE_CHECKING:
     from kvstore.server.node import Node
@@ -29,7 +30,11 @@ EXPORT_GROWTH_BYTES = 1 << 30
 class ExportedState:
     """A :class:`~kvstore.server.snapshot_sender.SnapshotSource`: one file."""
 
-    def __init__(self, header: SnapshotHeader, export: Export) -> None:
+    def __init__(
+        self, header: SnapshotHeader, export: Export, *, release: Callable[[], None]
+    ) -> None:
+        """``release``: the log need not go on from here any more."""
+        self._release = release
         self.header = header
         self.compact_revision = export.progress.compact_revision
         self._export = export
@@ -43,6 +48,7 @@ class ExportedState:
         """The file goes. Twice is not fine."""
         os.close(self._fd)
         self._export.path.unlink(missing_ok=True)
+        self._release()
 
 
 class Exporter:
@@ -50,6 +56,7 @@ class Exporter:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._calls = LoopCalls(asyncio.get_running_loop())
 
     async def export(self) -> ExportedState:
         """The state as it is about now, and what it is the outcome of.
@@ -58,16 +65,19 @@ class Exporter:
             Unavailable: the log was cut meanwhile; try again.
             OSError: the medium refused.
         """
-        await self._commit()
+        index = await self._commit()
+        # Before it is made: on a busy node the log could be cut beyond it meanwhile.
+        hold = self._node.replica.hold_log(index)
         path = export_path(self._node.stores.directory.snapshots_path)
         try:
-            return await self._export_to(path)
+            return await self._export_to(path, hold)
         except BaseException:
             # Also if nobody waits for it any more: the thread has ended by now.
             path.unlink(missing_ok=True)
+            self._node.replica.release_log(hold)
             raise
 
-    async def _export_to(self, path: Path) -> ExportedState:
+    async def _export_to(self, path: Path, hold: int) -> ExportedState:
         stores, raft = self._node.stores, self._node.replica.raft
         export = await in_thread(export_state, stores.state, path)
         progress = export.progress
@@ -91,6 +101,7 @@ class Exporter:
                 format_version=FORMAT_VERSION,
             ),
             export,
+            release=lambda: self._release(hold),
         )
 
     def _info(self, source: ExportedState) -> SnapshotInfo:
@@ -120,14 +131,19 @@ class Exporter:
         finally:
             await in_thread(source.close)
 
-    async def _commit(self) -> None:
-        """What is applied so far becomes visible to an export."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def _release(self, hold: int) -> None:
+        """From any thread."""
+        self._calls.call(self._node.replica.release_log, hold)
+
+    async def _commit(self) -> LogIndex:
+        """What is applied so far becomes visible to an export; up to where that is."""
+        done: asyncio.Future[LogIndex] = asyncio.get_running_loop().create_future()
         node = self._node
 
-        def commit(state: LMDBState) -> None:
+        def commit(state: LMDBState) -> LogIndex:
             node.state_thread.commit(state)
             state.reserve(EXPORT_GROWTH_BYTES)
+            return state.progress.index
 
         node.state_thread.submit(StateCall(commit, settling(done)))
-        await done
+        return await done

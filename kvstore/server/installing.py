@@ -102,7 +102,10 @@ class Installing:
         return await done
 
     async def close(self) -> None:
-        """The threads have ended: nothing comes of what is under way."""
+        """Before the threads end: nobody waits any more for what they do.
+
+        Opening the directory again finishes what was begun.
+        """
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait((self._task,))

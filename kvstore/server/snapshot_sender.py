@@ -80,7 +80,6 @@ class SnapshotSender:
         target: Callable[[NodeId], tuple[str, Hello] | None],
         term: Callable[[], Term],
         codec: SnapshotCodec,
-        on_started: Callable[[NodeId, LogIndex], None],
         on_ended: Callable[[NodeId, LogIndex], None],
         on_failure: Callable[[BaseException], None],
         bytes_per_second_max: int = 0,
@@ -91,16 +90,15 @@ class SnapshotSender:
 
         ``target``: where a peer serves, and what a stream to it says; None: unknown.
 
-        ``on_started`` is told of the last entry in what a peer is sent, ``on_ended`` of
-        the same when all of it is there, or of 0 if the peer was given up. Neither is
-        called after ``stop``. ``on_failure``: by a defect of ours nothing is sent.
+        ``on_ended`` is told of the last entry in what a peer was sent when all of it is
+        there, or of 0 if the peer was given up; not after ``stop``. ``on_failure``: by
+        a defect of ours nothing is sent.
         """
         self._options = options or SenderOptions()
         self._exports = _Exports(export, self._options)
         self._target = target
         self._term = term
         self._codec = codec
-        self._on_started = on_started
         self._on_ended = on_ended
         self._on_failure = on_failure
         self._pace = Pace(bytes_per_second_max)
@@ -172,7 +170,6 @@ class SnapshotSender:
         """
         source = await export.source()
         header = source.header
-        self._on_started(peer, header.last.index)
         while not patience.is_over:
             try:
                 await self._send(peer, source, patience)

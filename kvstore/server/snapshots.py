@@ -35,7 +35,6 @@ class Snapshots:
             target=self._target,
             term=lambda: raft.term,
             codec=codec,
-            on_started=self._on_started,
             on_ended=self._on_ended,
             on_failure=node.fail_stop.task_failed,
             bytes_per_second_max=node.config.snapshot_bytes_per_second_max,
@@ -69,10 +68,6 @@ class Snapshots:
     def _target(self, peer: NodeId) -> tuple[str, Hello] | None:
         address = self._peers.address_of(peer)
         return None if address is None else (address, self._peers.hello_to(peer))
-
-    def _on_started(self, peer: NodeId, last_index: LogIndex) -> None:
-        with self._node.fail_stop:
-            self._node.replica.snapshot_started(peer, last_index)
 
     def _on_ended(self, peer: NodeId, reached: LogIndex) -> None:
         with self._node.fail_stop:

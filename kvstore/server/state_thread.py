@@ -111,6 +111,7 @@ class StateThread:
         self._on_read = on_read
         self._on_failure = on_failure
         self._queue: SimpleQueue[Work | None] = SimpleQueue()
+        self._swapped = False
         self._long_reads: deque[Iterator[ReadDone | None]] = deque()
         self._commit_due: float | None = None
         self._slice_due = 0.0
@@ -124,10 +125,15 @@ class StateThread:
         self._queue.put(work)
 
     def close(self) -> None:
-        """Finish what was submitted and commit; blocks until then."""
+        """Finish what was submitted and commit; blocks until then.
+
+        A state that was swapped in is closed, for perhaps nobody else has heard of it.
+        """
         if self._thread.ident is not None:
             self._queue.put(None)
             self._thread.join()
+            if self._swapped:
+                self._state.close()
 
     # -------------------------------------------------------------- the thread
 
@@ -172,6 +178,7 @@ class StateThread:
         self._commit()
         self._state.close()
         self._state = work.open_next()
+        self._swapped = True
         self._calls.call(work.done, self._state)
 
     def commit(self, state: LMDBState) -> None:

@@ -106,6 +106,8 @@ class Shell:
         self.effects: list[Effect] = []
         """All of this life, in order."""
         self.has_left = False
+        self.holds: dict[NodeId, int] = {}
+        """Of the log, by the peer that is sent a snapshot."""
 
     def of_kind(self, kind: type[T]) -> list[T]:
         return [effect for effect in self.effects if isinstance(effect, kind)]
@@ -163,6 +165,7 @@ class Cluster:
         assert shell.replica is None
         shell.state = shell.durable_state.clone()
         shell.effects = []
+        shell.holds = {}
         shell.replica = Replica(
             node_id=shell.node_id,
             log=shell.log,
@@ -507,8 +510,8 @@ class Cluster:
                 shell.log.compact(index)
             case Leave():
                 shell.has_left = True
-            case StopSnapshot():
-                pass
+            case StopSnapshot(peer):
+                self._release(shell, peer)
             case _:
                 raise AssertionError(effect)
 
@@ -518,11 +521,18 @@ class Cluster:
         raft = shell.replica.raft
         snapshot = raft.snapshot_at(shell.state.progress.index)
         self.exported[snapshot.last] = shell.state.clone()
-        shell.replica.snapshot_started(peer, snapshot.last.index)
+        self._release(shell, peer)
+        shell.holds[peer] = shell.replica.hold_log(snapshot.last.index)
         message = InstallSnapshot(
             sender=shell.node_id, to=peer, term=raft.term, snapshot=snapshot
         )
         self.links[shell.node_id, peer].append(message)
+
+    @staticmethod
+    def _release(shell: Shell, peer: NodeId) -> None:
+        if (hold := shell.holds.pop(peer, None)) is not None:
+            assert shell.replica is not None
+            shell.replica.release_log(hold)
 
     def _check(self, node_id: NodeId) -> None:
         members = {
