@@ -7,10 +7,10 @@ none before an entry of its own term is (M37, M38). A joint one is left by itsel
 from collections.abc import Iterable
 
 from kvstore.errors import ChangePending, MembershipRefused
-from kvstore.raft import handover
+from kvstore.raft import handover, reading
 from kvstore.raft.core import Core, Leadership
 from kvstore.raft.events import StepDownReason
-from kvstore.raft.membership import Change, MemberInfo, Promote
+from kvstore.raft.membership import Change, Configuration, MemberInfo, Promote
 from kvstore.raft.messages import EntryId
 from kvstore.raft.progress import PeerState
 from kvstore.types import NodeId
@@ -29,7 +29,7 @@ def propose(core: Core, leadership: Leadership, changes: Iterable[Change]) -> En
     for voter in joint.voters:
         if voter not in joint.outgoing:
             _check_caught_up(core, leadership, voter)
-    return core.append_configuration(joint)
+    return _append(core, leadership, joint)
 
 
 def propose_info(
@@ -43,7 +43,19 @@ def propose_info(
     _check_settled(core, leadership)
     if node_id not in core.configuration.members:
         raise MembershipRefused(f"node {node_id} is not a member")
-    return core.append_configuration(core.configuration.with_info(node_id, info))
+    return _append(core, leadership, core.configuration.with_info(node_id, info))
+
+
+def _append(
+    core: Core, leadership: Leadership, configuration: Configuration
+) -> EntryId:
+    """Change the configuration, and count again who confirmed the round under way.
+
+    Those who have may be enough by now, and nobody be left who could still answer.
+    """
+    entry = core.append_configuration(configuration)
+    reading.acknowledge(core, leadership, core.node_id, leadership.reads.round)
+    return entry
 
 
 def is_settled(core: Core, leadership: Leadership) -> bool:
@@ -125,6 +137,6 @@ def committed(core: Core, leadership: Leadership) -> None:
     if core.log.configuration_index > core.commit_index:
         return
     if configuration.is_joint:
-        core.append_configuration(configuration.leave_joint())
+        _append(core, leadership, configuration.leave_joint())
     elif not configuration.is_voter(core.node_id):
         handover.step_aside(core, leadership, StepDownReason.REMOVED)

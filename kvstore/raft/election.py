@@ -31,6 +31,12 @@ def campaign(core: Core, reason: CampaignReason) -> None:
     """Start an election, or the question whether one could be won."""
     if core.role is Role.LEADER or not _may_campaign(core):
         return
+    if (
+        reason is CampaignReason.REQUESTED
+        and core.configuration.leases
+        and _is_leader_alive(core)
+    ):
+        return  # who campaigns forgets its leader, and would vote inside its lease
     core.become_pre_candidate(reason)
     _request_votes(core, pre_vote=True)
     _count(core)

@@ -37,6 +37,8 @@ class NodeFacts:
     def is_removed(self) -> bool:
         """Whether this node was a member, and it is committed that it is none now."""
         core = self._core
+        if core.node_id in core.configuration.members:
+            return False  # asked often, and the removed may be many
         if core.node_id not in core.configuration.removed:
             return False
         return core.node_id in core.log.configuration_at(core.commit_index).removed

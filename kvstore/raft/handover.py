@@ -1,6 +1,6 @@
 """Leadership transfer (dissertation section 3.10), wanted or at the end of a lead."""
 
-from kvstore.errors import MembershipRefused
+from kvstore.errors import ChangePending, MembershipRefused
 from kvstore.raft.core import Core, Handover, Leadership
 from kvstore.raft.events import HandoverEnded, HandoverStarted, StepDownReason
 from kvstore.raft.messages import TimeoutNow
@@ -15,6 +15,7 @@ def transfer(core: Core, leadership: Leadership, to: NodeId | None) -> NodeId | 
 
     Raises:
         MembershipRefused: ``to`` is not a voter, or leaves.
+        ChangePending: this node was to stay, but another was told to campaign already.
     """
     if to is None:
         to = closest(core, leadership)
@@ -23,12 +24,24 @@ def transfer(core: Core, leadership: Leadership, to: NodeId | None) -> NodeId | 
     if to not in core.configuration.voters:
         raise MembershipRefused(f"node {to} is not a voter: it cannot lead")
     if to == core.node_id:
+        _stay(core, leadership)
         return to
     if leadership.handover is None or leadership.handover.to != to:
         deadline = core.tick_count + core.options.election_timeout_ticks
         leadership.handover = Handover(to, deadline)
         core.events.append(HandoverStarted(core.term, to))
     return to
+
+
+def _stay(core: Core, leadership: Leadership) -> None:
+    """The leader is to stay: give up a handover, unless it cannot be taken back."""
+    handover = leadership.handover
+    if handover is None:
+        return
+    if handover.told:
+        raise ChangePending(f"node {handover.to} was told to take the lead already")
+    leadership.handover = None
+    core.events.append(HandoverEnded(core.term, handover.to))
 
 
 def closest(core: Core, leadership: Leadership) -> NodeId | None:

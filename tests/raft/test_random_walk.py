@@ -289,7 +289,10 @@ class Walk:
     def transfer(self) -> None:
         if (leader := self.leader()) is not None:
             to = self.random.choice([None, *leader.configuration.voters])
-            self.cluster.transfer(leader.node_id, to)
+            try:
+                self.cluster.transfer(leader.node_id, to)
+            except ChangePending:
+                self.reached["stay refused"] += 1
 
     def compact(self) -> None:
         """Often the leader: that is when somebody needs a snapshot."""

@@ -1,7 +1,9 @@
 """ReadIndex (dissertation section 6.4)."""
 
+from kvstore.raft.membership import Remove
 from kvstore.raft.messages import (
     AppendEntries,
+    AppendEntriesReply,
     Heartbeat,
     HeartbeatReply,
     ReadIndexReply,
@@ -305,3 +307,23 @@ def test_a_read_round_does_not_wait_for_the_log() -> None:
     bench.answer_heartbeat(read_round=of_kind(sent, Heartbeat)[0].round)
     assert answered(bench) == [(1, 1, False)]
     assert bench.raft.is_persisting
+
+
+def test_a_round_ends_when_those_who_have_not_answered_are_removed() -> None:
+    """Nobody is left to answer it, and it would hold up every later one."""
+    cluster = Cluster(2)
+    cluster.elect(1)
+    cluster.change(1, Remove(NodeId(2)))
+    appends = cluster.take(AppendEntries, sender=1)
+    cluster.read(1, 1)
+    cluster.take(Heartbeat)
+    cluster.deliver(appends)
+    cluster.deliver(cluster.take(AppendEntriesReply))
+    cluster.crash(2)
+    cluster.wire.clear()
+    cluster.read(1, 2)
+    for _ in range(3):
+        cluster.tick(1)
+    assert cluster.raft(1).configuration.voters == (1,)
+    assert not cluster.raft(1).configuration.is_joint
+    assert sorted(cluster.servers[NodeId(1)].reads) == [1, 2]
