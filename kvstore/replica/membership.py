@@ -4,12 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from kvstore.errors import (
-    ChangePending,
     DeadlineExceeded,
     KVStoreError,
     LeadershipLost,
-    MembershipRefused,
-    NotLeader,
     Unavailable,
 )
 from kvstore.raft.membership import Change
@@ -35,6 +32,9 @@ class WaitingTransfer:
     ticket: Ticket
     term: Term
     to: NodeId
+    wanted: bool
+    """That one and no other was asked for."""
+    deadline_tick: int
 
 
 class Membership:
@@ -59,7 +59,7 @@ class Membership:
             WaitingChange(ticket, entry.term, entry.index, deadline_tick)
         )
 
-    def transfer(self, ticket: Ticket, to: NodeId | None) -> None:
+    def transfer(self, ticket: Ticket, to: NodeId | None, deadline_tick: int) -> None:
         """Begin to hand over; ``settled`` will name the ticket.
 
         Raises:
@@ -69,7 +69,9 @@ class Membership:
         target = raft.transfer(to)
         if target is None:
             raise Unavailable("no other voter is close enough to take the lead")
-        self._transfers.append(WaitingTransfer(ticket, raft.term, target))
+        self._transfers.append(
+            WaitingTransfer(ticket, raft.term, target, to is not None, deadline_tick)
+        )
 
     def identified(self, node_id: NodeId, incarnation: Incarnation) -> None:
         """A member's data directory became known; a leader has it recorded."""
@@ -87,10 +89,7 @@ class Membership:
         info = raft.configuration.members.get(node_id)
         if info is None or info.incarnation:
             return
-        try:
-            raft.propose_info(node_id, replace(info, incarnation=incarnation))
-        except (NotLeader, ChangePending, MembershipRefused):
-            self._identified[node_id] = incarnation
+        raft.propose_info(node_id, replace(info, incarnation=incarnation))
 
     def settled(self, tick: int) -> list[tuple[Ticket, KVStoreError | None]]:
         """Take out what is done, or can no longer be told from here."""
@@ -103,7 +102,7 @@ class Membership:
                 self._changes.remove(change)
                 done.append((change.ticket, error))
         for transfer in self._transfers[:]:
-            settled, error = self._transfer_state(transfer)
+            settled, error = self._transfer_state(transfer, tick)
             if settled:
                 self._transfers.remove(transfer)
                 done.append((transfer.ticket, error))
@@ -127,16 +126,21 @@ class Membership:
         return left and raft.commit_index >= index, None
 
     def _transfer_state(
-        self, transfer: WaitingTransfer
+        self, transfer: WaitingTransfer, tick: int
     ) -> tuple[bool, KVStoreError | None]:
         raft = self._raft
         if raft.is_leader and transfer.to == raft.node_id:
             return True, None  # it leads already
-        if raft.term > transfer.term and raft.leader_id is not None:
-            return True, None
-        if raft.term == transfer.term and raft.transferee != transfer.to:
-            return True, Unavailable(
-                f"node {transfer.to} did not take the lead in time; nothing was changed"
+        leader = raft.leader_id
+        if raft.term > transfer.term and leader is not None:
+            if leader == transfer.to or not transfer.wanted:
+                return True, None
+            return True, Unavailable(f"node {leader} leads instead: ask again")
+        given_up = raft.term == transfer.term and raft.transferee != transfer.to
+        if given_up or tick >= transfer.deadline_tick:
+            # It may have been told to campaign, and not have heard of it yet.
+            return True, DeadlineExceeded(
+                f"node {transfer.to} did not take the lead in time; it may yet"
             )
         return False, None
 

@@ -168,13 +168,15 @@ class Replica:
         deadline = self._tick + patience_ticks
         self._membership.change(ticket, changes, deadline)
 
-    def transfer(self, ticket: Ticket, to: NodeId | None) -> None:
+    def transfer(
+        self, ticket: Ticket, to: NodeId | None, *, patience_ticks: int
+    ) -> None:
         """Hand the lead over, to the closest if ``to`` is None; as change_members.
 
         Raises:
-            NotLeader, MembershipRefused, Unavailable: nothing was begun.
+            NotLeader, ChangePending, MembershipRefused, Unavailable: nothing was begun.
         """
-        self._membership.transfer(ticket, to)
+        self._membership.transfer(ticket, to, self._tick + patience_ticks)
 
     def identified(self, node_id: NodeId, incarnation: Incarnation) -> None:
         """A member said by which data directory it goes."""
@@ -313,7 +315,7 @@ class Replica:
             effects.append(Done(ticket) if error is None else Fail(ticket, error))
         if self._log_compaction.begin():
             effects.append(SyncState())
-        if self.raft.is_removed and not self._left:
+        if not self._left and self.raft.is_removed:
             self._left = True
             effects.append(Leave())
 

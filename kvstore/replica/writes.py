@@ -128,8 +128,8 @@ class Writes:
         """Propose what waits, or pass it on."""
         raft = self._raft
         if raft.is_leader:
-            if raft.is_persisting:
-                return
+            if raft.is_persisting or not raft.ready_for_writes:
+                return  # what is taken from a queue is to be proposed
             if self.own_commands:
                 self._propose([], self.own_commands.popleft())
             elif self._waiting:

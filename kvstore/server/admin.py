@@ -71,12 +71,17 @@ class Admin:
         """Hand the lead over.
 
         Raises:
-            NotLeader, MembershipRefused, Unavailable: this node leads, as before.
+            NotLeader, ChangePending, MembershipRefused, Unavailable: ``to`` does not
+                lead, and will not by this.
+            OutcomeUnknown: it may lead yet.
         """
         node = self._node
         self._check_leads()
         to = NodeId(request.to) if request.to else None
-        await self._wait(lambda ticket: node.replica.transfer(ticket, to))
+        patience = node.patience_ticks(request.timeout_ms)
+        await self._wait(
+            lambda ticket: node.replica.transfer(ticket, to, patience_ticks=patience)
+        )
         raft = node.replica.raft
         return cluster_pb2.TransferLeadershipResponse(
             leader_id=raft.leader_id or NodeId(0), term=raft.term
@@ -85,7 +90,10 @@ class Admin:
     async def hand_over(self) -> None:
         """Before an orderly stop: have another lead, if one can. Raises as transfer."""
         node = self._node
-        await self._wait(lambda ticket: node.replica.transfer(ticket, None))
+        patience = node.patience_ticks(0)
+        await self._wait(
+            lambda ticket: node.replica.transfer(ticket, None, patience_ticks=patience)
+        )
 
     # ----------------------------------------------------------------- changes
 

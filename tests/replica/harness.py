@@ -241,7 +241,9 @@ class Cluster:
         """Ask a leader to hand over; the ticket of the answer."""
         ticket = self._last_ticket + 1
         target = None if to is None else NodeId(to)
-        self.replica(node_id).transfer(Ticket(ticket), target)
+        self.replica(node_id).transfer(
+            Ticket(ticket), target, patience_ticks=PATIENCE_TICKS
+        )
         self._accepted(ticket, node_id)
         self.poll(node_id)
         return ticket

@@ -12,6 +12,7 @@ from kvstore.errors import (
     NotLeader,
     Unavailable,
 )
+from kvstore.pb import kv_pb2
 from kvstore.raft.membership import AddLearner, MemberInfo, Promote, Remove
 from kvstore.raft.messages import InstallSnapshot, TimeoutNow
 from kvstore.replica.effects import CompactLog, SendSnapshot, SyncState
@@ -189,7 +190,8 @@ def test_a_transfer_that_does_not_happen_is_given_up_and_writes_go_on() -> None:
         cluster.lose(TimeoutNow)
         cluster.tick(1)
         cluster.settle()
-    assert isinstance(cluster.error(ticket), Unavailable)
+    # Told, and perhaps only late: nobody can say that it will not lead.
+    assert isinstance(cluster.error(ticket), DeadlineExceeded)
     assert cluster.leader() == 1
     cluster.settle()
     assert cluster.results(write)[0].put.revision == 1
@@ -200,6 +202,60 @@ def test_a_transfer_to_the_leader_itself_is_done_at_once() -> None:
     ticket = cluster.transfer(1, 1)
     assert cluster.results(ticket) == []
     assert cluster.leader() == 1
+
+
+def test_a_transfer_that_another_won_says_who_leads() -> None:
+    cluster = led_by(1)
+    cluster.tick_all(2)
+    ticket = cluster.transfer(1, 3)
+    cluster.lose(TimeoutNow)
+    cluster.elect(2)
+    error = cluster.error(ticket)
+    assert isinstance(error, Unavailable)
+    assert "node 2 leads" in str(error)
+
+
+def test_a_leader_that_is_to_stay_gives_up_a_handover_that_was_not_told() -> None:
+    cluster = led_by(1)
+    cluster.tick_all(2)
+    cluster.cut([1])
+    cluster.submit(1, put("a"))
+    cluster.transfer(1, 3)
+    assert cluster.replica(1).raft.transferee == 3
+    ticket = cluster.transfer(1, 1)
+    assert cluster.results(ticket) == []
+    assert cluster.replica(1).raft.transferee is None
+    assert cluster.replica(1).raft.ready_for_writes
+
+
+def test_a_leader_cannot_stay_once_another_was_told() -> None:
+    cluster = led_by(1)
+    cluster.tick_all(2)
+    cluster.transfer(1, 3)
+    with pytest.raises(ChangePending):
+        cluster.transfer(1, 1)
+
+
+def test_the_leaders_own_commands_wait_out_a_handover() -> None:
+    """An idle log whose compaction is forgotten would stay as large as it is."""
+    cluster = led_by(1)
+    cluster.tick_all(2)
+    for _ in range(3):
+        cluster.submit(1, put("k"))
+    cluster.settle()
+    cluster.submit(1, kv_pb2.Command(compact=kv_pb2.Compact(revision=3)))
+    cluster.settle()
+    cluster.transfer(1, 3)
+    cluster.lose(TimeoutNow)
+    cluster.replica(1).sessions_reported({})
+    cluster.replica(1)._writes.compaction_pending = True
+    cluster.poll(1)
+    before = cluster.replica(1).raft.last_index
+    for _ in range(2 * T):
+        cluster.lose(TimeoutNow)
+        cluster.tick_all(1)
+    assert cluster.leader() == 1
+    assert cluster.replica(1).raft.last_index > before
 
 
 def test_an_only_voter_cannot_hand_over() -> None:
