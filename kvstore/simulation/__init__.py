@@ -8,7 +8,6 @@ commands        what a line of a script can ask for
 founding        how its first line makes the cluster
 arguments       the words of such a line
 cluster         nodes, their disks and states, and the wire between them
-disk            what of a node a crash leaves
 describe        messages, events and states as short, stable text
 ==============  =====================================================================
 

@@ -22,17 +22,17 @@ from kvstore.raft.messages import (
 from kvstore.raft.node import RaftNode
 from kvstore.raft.options import RaftOptions
 from kvstore.simulation import describe
-from kvstore.types import LogIndex, NodeId, Term
+from kvstore.storage.memory_log import ORIGIN
+from kvstore.types import LogIndex, NodeId
 
 if TYPE_CHECKING:
     import random
 
     from kvstore.raft.ready import Ready
-    from kvstore.simulation.disk import Disk
+    from kvstore.storage.memory_log import MemoryLog
 
 TICK_MS = 10
 """By how much a tick moves the clock of its node, in milliseconds."""
-NOTHING = EntryId(Term(0), LogIndex(0))
 STEPS_MAX = 10_000
 """Messages that :meth:`Cluster.stabilize` delivers before it gives up."""
 
@@ -67,7 +67,7 @@ class Draws:
 class State:
     """What a state machine holds: here, only what it is the outcome of."""
 
-    last: EntryId = NOTHING
+    last: EntryId = ORIGIN
     """The last entry applied."""
     digest: int = 0
 
@@ -80,7 +80,7 @@ class State:
 class Host:
     """One member: a disk, a state and, while it is up, a node."""
 
-    def __init__(self, node_id: NodeId, disk: Disk) -> None:
+    def __init__(self, node_id: NodeId, disk: MemoryLog) -> None:
         self.node_id = node_id
         self.disk = disk
         self.draws = Draws(node_id)
@@ -163,7 +163,7 @@ class Cluster:
         KVStoreError: what the core answers to an input that it refuses.
     """
 
-    def __init__(self, disks: Mapping[NodeId, Disk], options: RaftOptions) -> None:
+    def __init__(self, disks: Mapping[NodeId, MemoryLog], options: RaftOptions) -> None:
         self._options = options
         self.hosts = {node_id: Host(node_id, disk) for node_id, disk in disks.items()}
         self.wire = Wire()
@@ -360,20 +360,28 @@ class Cluster:
 
         Whether it came to an end; not if :data:`STEPS_MAX` messages were not enough.
         """
-        nodes = [host for host in self.hosts.values() if host.node_id in set(among)]
+        chosen = set(among)
+        paused = {host.node_id for host in self.hosts.values() if host.paused}
+        awake = chosen - paused
+        working = [it for it in self.hosts.values() if it.raft and it.node_id in awake]
         slow_disks, slow_states = set(no_fsync), set(no_apply)
         delivered = 0
         while True:
-            for host in nodes:
-                if host.raft is None or host.paused:
-                    continue
+            for host in working:
                 while self._work(
                     host,
                     fsyncs=host.node_id not in slow_disks,
                     applies=host.node_id not in slow_states,
                 ):
                     pass
-            moving = self._deliverable(nodes)
+            moving = [
+                message
+                for message in self.wire.messages
+                # What one sent before it was paused is under way all the same.
+                if message.sender in chosen | paused
+                and message.to in awake
+                and not self.wire.is_held(message)
+            ]
             if not moving:
                 return True
             self.deliver(moving)
@@ -393,19 +401,6 @@ class Cluster:
         else:
             return False
         return True
-
-    def _deliverable(self, nodes: Iterable[Host]) -> list[Message]:
-        among = {host.node_id for host in nodes if not host.paused}
-        return [
-            message
-            for message in self.wire.messages
-            if message.sender in {*among, *self._paused()}
-            and message.to in among
-            and not self.wire.is_held(message)
-        ]
-
-    def _paused(self) -> list[NodeId]:
-        return [host.node_id for host in self.hosts.values() if host.paused]
 
     # ----------------------------------------------------------------- plumbing
 

@@ -9,8 +9,8 @@ from kvstore.raft.messages import Entry, EntryKind, HardState
 from kvstore.raft.options import RaftOptions
 from kvstore.simulation.arguments import Arguments, Mistake, number
 from kvstore.simulation.cluster import Cluster
-from kvstore.simulation.disk import Disk
 from kvstore.simulation.stage import Stage
+from kvstore.storage.memory_log import MemoryLog
 from kvstore.types import LogIndex, NodeId, Term
 
 NODES_MAX = 16
@@ -65,18 +65,18 @@ def member_info(node: NodeId, *, promotable: bool = True) -> MemberInfo:
 
 def _disk(
     configuration: Configuration, *, log: list[int], term: int, vote: int | None
-) -> Disk:
+) -> MemoryLog:
     if log != sorted(log) or 0 in log:
         raise Mistake(f"expected terms from 1 that never fall, found {log}")
-    return Disk(
-        configuration,
-        hard_state=HardState(
+    return MemoryLog(
+        HardState(
             term=Term(max([term, *log])), vote=None if vote is None else NodeId(vote)
         ),
         entries=[
             Entry(Term(it), LogIndex(at), EntryKind.COMMANDS, b"x%d" % it)
             for at, it in enumerate(log, 1)
         ],
+        configuration=configuration,
     )
 
 
