@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import click
@@ -29,6 +29,7 @@ from kvstore.cli.output import (
     print_table,
 )
 from kvstore.client import admin
+from kvstore.errors import Unavailable
 from kvstore.pb import cluster_pb2
 from kvstore.types import NODE_ID_MAX
 
@@ -143,17 +144,20 @@ def add(
     answer = change(connection, cluster_pb2.ChangeMembershipRequest(add=added))
     if wait:
         left_s = connection.timeout_s - (time.monotonic() - began)
-        answer = asyncio.run(_wait_for_voter(connection, node_id, left_s))
-    standing = next(standing_of(it) for it in answer.members if it.node_id == node_id)
+        answer = asyncio.run(_wait_for_voter(connection, node_id, answer, left_s))
+    standing = _standing_in(answer.members, node_id)
     if standing == "voter":
         words = f"Node {node_id} is a voter."
+    elif not standing:
+        words = f"Node {node_id} was added, and has been removed again since."
     elif learner:
         words = f"Node {node_id} is a learner, until you promote it."
     else:
         words = f"Node {node_id} is a learner, and a voter once it has caught up."
     _print_change(output, did="add", node_id=node_id, answer=answer, words=words)
     if wait and standing != "voter":
-        note("It goes on catching up: `kvstore status` shows how far it is.")
+        if standing:
+            note("It goes on catching up: `kvstore status` shows how far it is.")
         click.get_current_context().exit(ExitCode.NEGATIVE)
 
 
@@ -294,19 +298,39 @@ def risk_of_removing(report: ClusterReport, node_id: int) -> Risk:
 
 
 async def _wait_for_voter(
-    connection: Connection, node_id: int, timeout_s: float
+    connection: Connection,
+    node_id: int,
+    answer: cluster_pb2.ChangeMembershipResponse,
+    timeout_s: float,
 ) -> cluster_pb2.ChangeMembershipResponse:
-    """The members once ``node_id`` is a voter, or when the time is up."""
+    """The members once ``node_id`` is a voter, or as last known when the time is up.
+
+    ``answer`` is what the change itself said. It was done: that nobody answers any more
+    must not read as if it were not.
+    """
     deadline = time.monotonic() + timeout_s
     while True:
         left_s = max(POLL_INTERVAL_S, deadline - time.monotonic())
-        found = await admin.members(connection.endpoints, left_s)
-        voters = {it.node_id for it in found.members if standing_of(it) == "voter"}
-        if node_id in voters or time.monotonic() >= deadline:
-            return cluster_pb2.ChangeMembershipResponse(
-                members=found.members, leader_id=found.leader_id
-            )
+        try:
+            found = await admin.members(connection.endpoints, left_s)
+        except Unavailable:
+            pass
+        else:
+            # A node that has not received the change yet says less than is known.
+            if standing := _standing_in(found.members, node_id):
+                answer = cluster_pb2.ChangeMembershipResponse(
+                    members=found.members, leader_id=found.leader_id
+                )
+                if standing == "voter":
+                    return answer
+        if time.monotonic() >= deadline:
+            return answer
         await asyncio.sleep(POLL_INTERVAL_S)
+
+
+def _standing_in(members: Iterable[cluster_pb2.Member], node_id: int) -> str:
+    """Empty if it is none of them."""
+    return next((standing_of(it) for it in members if it.node_id == node_id), "")
 
 
 def _print_change(

@@ -13,7 +13,7 @@ from typing import TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from kvstore.errors import KVStoreError, NotLeader
+from kvstore.errors import KVStoreError, NotLeader, Unavailable
 from kvstore.pb import cluster_pb2
 from kvstore.raft.membership import (
     AddLearner,
@@ -46,9 +46,15 @@ class FakeCluster:
         """What the leader answers to every change from now on."""
         self.catches_up = True
         """Whether a learner becomes a voter by the next time anybody looks."""
+        self.silent_after_change: set[int] = set()
+        """These answer nobody any more once a change is done."""
+        self.missing_changes: set[int] = set()
+        """These know the founding members only, and no leader."""
         self.addresses: dict[NodeId, str] = {}
         """Of the nodes that run, members or not."""
         self._servers: dict[NodeId, grpc.Server] = {}
+        self._founding = self.configuration
+        self._silent: set[int] = set()
 
     @property
     def endpoints(self) -> str:
@@ -92,11 +98,14 @@ class FakeCluster:
             NodeId(n): MemberInfo(self.run_node(n), Incarnation(100 + n))
             for n in range(1, nodes + 1)
         }
-        self.configuration = Configuration(voters=tuple(members), members=members)
+        self._founding = Configuration(voters=tuple(members), members=members)
+        self.configuration = self._founding
 
     # ----------------------------------------------------------------- answers
 
     def _status(self, node: NodeId) -> cluster_pb2.StatusResponse:
+        if node in self._silent:
+            raise Unavailable("told to be silent")
         status = cluster_pb2.StatusResponse(
             cluster_id=CLUSTER_ID,
             state_id=STATE_ID,
@@ -106,7 +115,10 @@ class FakeCluster:
         )
         if node not in self.configuration.members:
             return status
-        status.members.extend(self._members())
+        if node in self.missing_changes:
+            status.members.extend(_members(self._founding))
+            return status
+        status.members.extend(_members(self.configuration))
         status.removed.extend(self.configuration.removed)
         status.leases = self.configuration.leases
         status.term = TERM
@@ -136,8 +148,9 @@ class FakeCluster:
                 added = NodeId(request.replace.added.node_id)
                 old = NodeId(request.replace.old_node_id)
                 self._apply([Promote(added), Remove(old)])
+        self._silent |= self.silent_after_change
         return cluster_pb2.ChangeMembershipResponse(
-            members=self._members(), leader_id=self.leader_id
+            members=_members(self.configuration), leader_id=self.leader_id
         )
 
     def _transfer(
@@ -160,18 +173,6 @@ class FakeCluster:
     def _apply(self, changes: list[Change]) -> None:
         self.configuration = self.configuration.enter_joint(changes).leave_joint()
 
-    def _members(self) -> list[cluster_pb2.Member]:
-        known = self.configuration
-        return [
-            cluster_pb2.Member(
-                node_id=node_id,
-                address=info.address,
-                incarnation=info.incarnation,
-                voter=known.role(node_id) is MemberRole.VOTER,
-            )
-            for node_id, info in known.members.items()
-        ]
-
 
 @contextmanager
 def fake_cluster(nodes: int = 3) -> Iterator[FakeCluster]:
@@ -182,6 +183,18 @@ def fake_cluster(nodes: int = 3) -> Iterator[FakeCluster]:
         yield cluster
     finally:
         cluster.close()
+
+
+def _members(known: Configuration) -> list[cluster_pb2.Member]:
+    return [
+        cluster_pb2.Member(
+            node_id=node_id,
+            address=info.address,
+            incarnation=info.incarnation,
+            voter=known.role(node_id) is MemberRole.VOTER,
+        )
+        for node_id, info in known.members.items()
+    ]
 
 
 def _addition(added: cluster_pb2.AddMember) -> AddLearner:

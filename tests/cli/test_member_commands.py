@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 
 from kvstore.cli.main import cli
 from kvstore.errors import ChangePending, LeadershipLost
+from kvstore.pb import cluster_pb2
 from kvstore.types import NodeId
 from tests.cli.fake_cluster import FakeCluster, fake_cluster
 
@@ -86,6 +87,34 @@ def test_add_can_wait_until_it_is_a_voter(cluster: FakeCluster) -> None:
     )
     assert late.exit_code == 1
     assert "goes on catching up" in late.stderr
+
+
+@pytest.mark.parametrize("missing", [set[int](), {2, 3}], ids=["silent", "behind"])
+def test_a_done_addition_stays_done_whoever_answers_while_it_waits(
+    cluster: FakeCluster, missing: set[int]
+) -> None:
+    """Goal: what was changed is never reported as not changed. Method: after the change
+    nobody answers, or only who has not received it."""
+    cluster.silent_after_change = {1, 2, 3} - missing
+    cluster.missing_changes = missing
+    result = run(
+        cluster, "member", "add", "4", ANYWHERE, "--wait", "--timeout", "0.5", "--json"
+    )
+    assert result.exit_code == 1, result.stderr
+    assert "goes on catching up" in result.stderr
+    assert "Nothing was changed" not in result.stderr
+    members = json.loads(result.stdout)["members"]
+    assert standings(members) == {1: "voter", 2: "voter", 3: "voter", 4: "learner"}
+
+
+def test_an_addition_that_another_undid_at_once_is_told_as_it_is(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = cluster_pb2.ChangeMembershipResponse()
+    monkeypatch.setattr("kvstore.cli.member_commands.change", lambda *_: answer)
+    result = run(cluster, "member", "add", "4", ANYWHERE)
+    assert result.exit_code == 0, result.exception
+    assert "has been removed again since" in result.stdout
 
 
 def test_a_learner_stays_one_if_asked(cluster: FakeCluster) -> None:
