@@ -378,8 +378,8 @@ class Pipeline:
         def done(
             response: kv_pb2.OperateResponse | None, error: KVStoreError | None
         ) -> bool:
-            if response is not None and (session := group[0].session) is not None:
-                session.active_s = max(session.active_s, now)
+            if headers and response is not None and not response.HasField("error"):
+                note_heard(group, headers, now)
             if self._outbox:
                 self._flush_soon()  # they wait for the room that this one took
             return self._answering.settle(group, headers, response, error)
@@ -432,6 +432,18 @@ class Pipeline:
         if not pending.waiting.done():
             self._outbox.add(pending)
             self._flush_soon()
+
+
+def note_heard(group: list[Pending], headers: Sequence[int], asked_s: float) -> None:
+    """The nodes have carried out a request: they heard of each session in it.
+
+    ``asked_s`` is when it left, by the loop's clock. A request that was refused may not
+    have come to their log, and keeps no session alive. O(headers).
+    """
+    for before, place in enumerate(headers):
+        session = group[place - before].session  # the headers are none of the group's
+        if session is not None and session.active_s < asked_s:
+            session.active_s = asked_s
 
 
 def _checked(timeout_s: float) -> float:

@@ -8,6 +8,8 @@ import pytest
 
 from kvstore.client.asynchronous import AsyncClient
 from kvstore.client.cluster import ClusterTransport
+from kvstore.client.outbox import Pending, numbered
+from kvstore.client.pipeline import note_heard
 from kvstore.client.session import WriteSession
 from kvstore.client.stream import Patience
 from kvstore.errors import (
@@ -472,6 +474,51 @@ def test_an_idle_session_is_replaced_before_it_expires(fake_nodes: Any) -> None:
             await node.until(lambda: len(node.sessions.closed) == 2)
             assert node.sessions.closed == [1, 2]
             assert node.applied == [b"a", b"b", b"c"]
+
+    asyncio.run(scenario())
+
+
+def test_refusals_keep_no_session_alive(fake_nodes: Any) -> None:
+    """A refused request may not have come to the nodes' log, where sessions live.
+    Method: refusals come all the time, until the last answer is old."""
+
+    async def scenario() -> None:
+        async with (
+            fake_nodes(1) as (node,),
+            AsyncClient([node.address], sessions=True) as client,
+        ):
+            node.sessions.timeout_ms = 200  # idle as soon as half of it has passed
+            await client.put("a", "v")
+            node.script = lambda _: InvalidRequest("no")
+            loop = asyncio.get_running_loop()
+            since = loop.time()
+            while loop.time() < since + 0.11:
+                with pytest.raises(InvalidRequest):
+                    await client.put("b", "v")
+            node.script = lambda _: None
+            await client.put("c", "v")
+            first, *_, last = (headers(it)[0].session_id for it in node.writes)
+            assert last > first
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_keeps_every_session_of_its_request_alive() -> None:
+    async def scenario() -> None:
+        older, newer, other = (
+            WriteSession(n, timeout_s=1, active_s=0) for n in (1, 2, 3)
+        )
+        group = []
+        for session, number in ((newer, 5), (older, 2), (older, 1), (newer, 7)):
+            waiting = asyncio.get_running_loop().create_future()
+            pending = Pending(b"", None, waiting, deadline=10.0)
+            pending.session, pending.number = session, number
+            group.append(pending)
+        _, places = numbered(group)
+        note_heard(group, places, 3.0)
+        assert (older.active_s, newer.active_s, other.active_s) == (3, 3, 0)
+        note_heard(group, places, 2.0)  # an earlier request, answered later
+        assert (older.active_s, newer.active_s) == (3, 3)
 
     asyncio.run(scenario())
 
