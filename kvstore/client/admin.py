@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
-from kvstore.client.stream import reason
+from kvstore.client.cluster import ask_status
 from kvstore.config import check_address
 from kvstore.errors import (
     Closed,
@@ -34,6 +35,7 @@ from kvstore.rpc.errors import error_from_rpc
 from kvstore.rpc.options import CLIENT_CHANNEL_OPTIONS
 
 _R = TypeVar("_R")
+_M = TypeVar("_M", bound=Message)
 
 HOPS_MAX = 3
 """How often in a row "that one leads" is believed."""
@@ -52,21 +54,8 @@ async def change_members(
     timeout_s: float,
 ) -> cluster_pb2.ChangeMembershipResponse:
     """Have the leader change the members. Raises as :func:`at_leader`."""
-
-    async def ask(
-        channel: grpc.aio.Channel, patience_s: float
-    ) -> cluster_pb2.ChangeMembershipResponse:
-        request.timeout_ms = _node_ms(patience_s)
-        call = channel.unary_unary(
-            f"{_SERVICE}/ChangeMembership",
-            request_serializer=cluster_pb2.ChangeMembershipRequest.SerializeToString,
-            response_deserializer=cluster_pb2.ChangeMembershipResponse.FromString,
-        )
-        answer: cluster_pb2.ChangeMembershipResponse
-        answer = await call(request, timeout=patience_s)
-        return answer
-
-    return await at_leader(endpoints, ask, timeout_s)
+    answer = cluster_pb2.ChangeMembershipResponse
+    return await _ask_leader(endpoints, "ChangeMembership", request, answer, timeout_s)
 
 
 async def transfer_leadership(
@@ -75,21 +64,10 @@ async def transfer_leadership(
     timeout_s: float,
 ) -> cluster_pb2.TransferLeadershipResponse:
     """Have the leader hand over. Raises as :func:`at_leader`."""
-
-    async def ask(
-        channel: grpc.aio.Channel, patience_s: float
-    ) -> cluster_pb2.TransferLeadershipResponse:
-        request.timeout_ms = _node_ms(patience_s)
-        call = channel.unary_unary(
-            f"{_SERVICE}/TransferLeadership",
-            request_serializer=cluster_pb2.TransferLeadershipRequest.SerializeToString,
-            response_deserializer=cluster_pb2.TransferLeadershipResponse.FromString,
-        )
-        answer: cluster_pb2.TransferLeadershipResponse
-        answer = await call(request, timeout=patience_s)
-        return answer
-
-    return await at_leader(endpoints, ask, timeout_s)
+    answer = cluster_pb2.TransferLeadershipResponse
+    return await _ask_leader(
+        endpoints, "TransferLeadership", request, answer, timeout_s
+    )
 
 
 async def members(
@@ -262,6 +240,29 @@ def _put_in_place(file: BinaryIO, target: Path) -> None:
         os.close(folder)
 
 
+async def _ask_leader(
+    endpoints: Sequence[str],
+    method: str,
+    request: cluster_pb2.ChangeMembershipRequest
+    | cluster_pb2.TransferLeadershipRequest,
+    answer: type[_M],
+    timeout_s: float,
+) -> _M:
+    """One method of the service. Raises as :func:`at_leader`."""
+
+    async def ask(channel: grpc.aio.Channel, patience_s: float) -> _M:
+        request.timeout_ms = _node_ms(patience_s)
+        call = channel.unary_unary(
+            f"{_SERVICE}/{method}",
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=answer.FromString,
+        )
+        answered: _M = await call(request, timeout=patience_s)
+        return answered
+
+    return await at_leader(endpoints, ask, timeout_s)
+
+
 async def _ask_one(
     endpoint: str,
     ask: Callable[[grpc.aio.Channel, float], Awaitable[_R]],
@@ -297,19 +298,10 @@ async def _connected(
     async with grpc.aio.insecure_channel(
         endpoint, options=CLIENT_CHANNEL_OPTIONS
     ) as channel:
-        probe = channel.unary_unary(
-            f"{_SERVICE}/Status",
-            request_serializer=cluster_pb2.StatusRequest.SerializeToString,
-            response_deserializer=cluster_pb2.StatusResponse.FromString,
-        )
         try:
-            status: cluster_pb2.StatusResponse = await probe(
-                cluster_pb2.StatusRequest(), timeout=wait_s
-            )
-        except grpc.aio.AioRpcError as error:
-            late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            why = f"no answer in {wait_s:.3g} s" if late else reason(error)
-            raise Unavailable(f"{endpoint} ({why})") from error
+            status = await ask_status(channel, wait_s)
+        except Unavailable as error:
+            raise Unavailable(f"{endpoint} ({error})") from error
         yield channel, status
 
 

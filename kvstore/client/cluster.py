@@ -149,17 +149,24 @@ async def status_of(endpoint: str, timeout_s: float) -> cluster_pb2.StatusRespon
     async with grpc.aio.insecure_channel(
         endpoint, options=CLIENT_CHANNEL_OPTIONS
     ) as channel:
-        ask = channel.unary_unary(
-            _STATUS,
-            request_serializer=cluster_pb2.StatusRequest.SerializeToString,
-            response_deserializer=cluster_pb2.StatusResponse.FromString,
+        return await ask_status(channel, timeout_s)
+
+
+async def ask_status(
+    channel: grpc.aio.Channel, timeout_s: float
+) -> cluster_pb2.StatusResponse:
+    """What the node at the other end says of itself. Raises as :func:`status_of`."""
+    ask = channel.unary_unary(
+        _STATUS,
+        request_serializer=cluster_pb2.StatusRequest.SerializeToString,
+        response_deserializer=cluster_pb2.StatusResponse.FromString,
+    )
+    try:
+        status: cluster_pb2.StatusResponse = await ask(
+            cluster_pb2.StatusRequest(), timeout=timeout_s
         )
-        try:
-            status: cluster_pb2.StatusResponse = await ask(
-                cluster_pb2.StatusRequest(), timeout=timeout_s
-            )
-        except grpc.aio.AioRpcError as error:
-            late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            why = f"no answer in {timeout_s:g} s" if late else reason(error)
-            raise Unavailable(why) from error
+    except grpc.aio.AioRpcError as error:
+        late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        why = f"no answer in {timeout_s:.3g} s" if late else reason(error)
+        raise Unavailable(why) from error
     return status
