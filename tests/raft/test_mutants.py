@@ -101,7 +101,7 @@ MUTANTS = (
         "replication.py",
         "return has_quorum(core.configuration.halves, active)",
         "return bool(active)",
-        "election::a_leader_without_a_quorum_steps_down_within_t",
+        "check_quorum::a_leader_without_a_quorum_steps_down_within_t",
     ),
     Mutant(
         "M11",
@@ -409,7 +409,7 @@ MUTANTS = (
         "replication.py",
         "elif written is None or written[0] != number:",
         "elif written is None:",
-        "election::a_disk_that_is_always_busy_has_not_stalled",
+        "check_quorum::a_disk_that_is_always_busy_has_not_stalled",
     ),
     Mutant(
         "early",

@@ -1,6 +1,7 @@
 """What tests of stores share: whose they are, what is in them, and patience."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from threading import Event
 from time import monotonic
 
@@ -9,6 +10,7 @@ import pytest
 from kvstore.raft.messages import Entry, EntryKind
 from kvstore.replica.interfaces import Identity
 from kvstore.types import ClusterId, LogIndex, NodeId, Term
+from tests.storage.state_store import Damaged
 
 
 @pytest.fixture
@@ -45,3 +47,10 @@ def wait_until() -> Callable[[Callable[[], bool]], None]:
             pause.wait(0.002)
 
     return wait
+
+
+@pytest.fixture
+def damaged(tmp_path: Path, identity: Identity) -> Iterator[Damaged]:
+    made = Damaged(tmp_path / "state", identity)
+    yield made
+    made.state.close()

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from kvstore.errors import CorruptionError
 from kvstore.pb import kv_pb2
 from kvstore.replica.interfaces import Identity
@@ -150,3 +152,36 @@ def content_of(state: LMDBState, place: Place) -> bytes:
 def on_disk(state: LMDBState, place: Place) -> OnDisk:
     """The record in the file."""
     return OnDisk(state.environment.path, content_of(state, place))
+
+
+def named(error: CorruptionError, place: Place) -> bool:
+    return (error.store, error.database, error.key_hex) == (
+        "state",
+        place.database,
+        place.key.hex(),
+    )
+
+
+class Damaged:
+    """An open store, what it must answer, and its file."""
+
+    def __init__(self, path: Path, identity: Identity) -> None:
+        self.path = path
+        self.identity = identity
+        self.model: Model = create(path, identity)
+        self.expected = expected_answers(self.model)
+        self.state = LMDBState.open(path, identity)
+
+    def on_disk(self, place: Place) -> OnDisk:
+        return on_disk(self.state, place)
+
+    def reopen(self) -> LMDBState:
+        self.state.close()
+        self.state = LMDBState.open(self.path, self.identity)
+        return self.state
+
+    def refusal(self) -> CorruptionError:
+        """Why it does not open again."""
+        with pytest.raises(CorruptionError) as caught:
+            self.reopen()
+        return caught.value
