@@ -152,11 +152,12 @@ async def save_snapshot(
     ``timeout_s`` bounds the wait for each part, not the whole.
 
     Raises:
-        Unavailable: nobody can send one. DamagedSnapshot: it came in part. OSError: it
-            cannot be written.
+        Unavailable: nobody can send one. DamagedSnapshot: nobody can, and what one sent
+            was not whole. OSError: it cannot be written.
     """
     target = Path(path)
     failures: list[str] = []
+    damaged: DamagedSnapshot | None = None
     for endpoint in _listed(endpoints):
         deadline = asyncio.get_running_loop().time() + timeout_s
         try:
@@ -165,6 +166,12 @@ async def save_snapshot(
         except (Unavailable, OutcomeUnknown, CorruptionError, Closed) as error:
             # Another node's is as good, and nothing of this one is left.
             failures.append(str(error))
+        except DamagedSnapshot as error:
+            damaged = error
+            failures.append(f"{endpoint} ({error})")
+    if damaged is not None:
+        why = f"no member sends a whole snapshot: {', '.join(failures)}"
+        raise DamagedSnapshot(why) from damaged
     raise Unavailable(f"no member sends a snapshot: {', '.join(failures)}")
 
 
@@ -208,9 +215,7 @@ async def _save(parts: AsyncIterator[cluster_pb2.SnapshotPart], target: Path) ->
 
 def _check_whole(written: int, expected: int) -> None:
     if not written or (expected and written != expected):
-        raise DamagedSnapshot(
-            f"{written} of {expected} bytes of the snapshot came: try again"
-        )
+        raise DamagedSnapshot(f"{written} of {expected} bytes of the snapshot came")
 
 
 def _drop(file: BinaryIO) -> None:

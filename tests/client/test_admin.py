@@ -276,15 +276,30 @@ def test_a_snapshot_that_does_not_come_whole_leaves_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_member_sends_the_snapshot_if_one_cannot(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trouble", ["broken", "short", "damaged"])
+def test_another_member_sends_the_snapshot_if_one_cannot(
+    tmp_path: Path, trouble: str
+) -> None:
     async def scenario() -> None:
         async with fake_members(2) as (one, two):
-            one.script = lambda: "drop"
+            match trouble:
+                case "broken":
+                    one.script = lambda: "drop"
+                case "short":
+                    one.size_bytes = 99
+                case _:
+                    one.script = lambda: DamagedSnapshot("a page is damaged")
             async with AsyncClient([one.address, two.address]) as client:
                 assert await client.save_snapshot(tmp_path / "saved") == 6
                 assert len(two.asked) == 1
+                await two.stop()
+                if trouble != "broken":
+                    with pytest.raises(DamagedSnapshot, match=one.address) as it:
+                        await client.save_snapshot(tmp_path / "other")
+                    assert two.address in str(it.value)
 
     asyncio.run(scenario())
+    assert [it.name for it in tmp_path.iterdir()] == ["saved"]
 
 
 # ---------------------------------------------------------------------- elsewhere
