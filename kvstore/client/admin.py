@@ -26,6 +26,7 @@ from kvstore.errors import (
     DamagedSnapshot,
     DeadlineExceeded,
     KVStoreError,
+    LeadershipLost,
     NotLeader,
     OutcomeUnknown,
     Unavailable,
@@ -55,7 +56,11 @@ async def change_members(
 ) -> cluster_pb2.ChangeMembershipResponse:
     """Have the leader change the members. Raises as :func:`at_leader`."""
     answer = cluster_pb2.ChangeMembershipResponse
-    return await _ask_leader(endpoints, "ChangeMembership", request, answer, timeout_s)
+    # Asked for again, a replacement goes on where it stopped; others have no steps.
+    partial = request.WhichOneof("change") == "replace"
+    return await _ask_leader(
+        endpoints, "ChangeMembership", request, answer, timeout_s, partial=partial
+    )
 
 
 async def transfer_leadership(
@@ -111,11 +116,17 @@ async def at_leader(
     endpoints: Sequence[str],
     ask: Callable[[grpc.aio.Channel, float], Awaitable[_R]],
     timeout_s: float,
+    *,
+    partial: bool = False,
 ) -> _R:
     """Ask the leader, wherever it is, until it says yes or no or time runs out.
 
+    ``partial``: what is asked for has steps, and goes on where it stopped if asked for
+    again. So the next leader is asked if one is lost on the way.
+
     Raises:
-        OutcomeUnknown: it was asked, and has not answered: it may yet be done.
+        OutcomeUnknown: it was asked, and has not answered: it may yet be done. Or a
+            leader was lost on the way, and no other could finish it.
         Unavailable: nobody could do it in time. Definite.
         ConfigError: there are no endpoints. KVStoreError: the leader refuses. Definite.
     """
@@ -123,6 +134,7 @@ async def at_leader(
     deadline = loop.time() + timeout_s
     listed = _listed(endpoints)
     pause_s = PAUSE_S_MIN
+    on_the_way = False
     while True:
         candidates, hops = deque(listed), 0
         while candidates:
@@ -136,11 +148,26 @@ async def at_leader(
                     candidates.appendleft(error.leader_address)
             except (Unavailable, Closed) as error:
                 last = error
+            except LeadershipLost as error:
+                if not partial:
+                    raise
+                on_the_way, last = True, error
+            except KVStoreError as error:
+                if on_the_way and error.definite:
+                    raise _in_part(error) from error
+                raise
         pause_s = min(PAUSE_S_MAX, 2 * pause_s)
         wait_s = random.uniform(PAUSE_S_MIN, pause_s)
         if loop.time() + wait_s >= deadline:
+            if on_the_way and last.definite:
+                raise _in_part(last) from last
             raise last
         await asyncio.sleep(wait_s)
+
+
+def _in_part(error: KVStoreError) -> OutcomeUnknown:
+    """That the last attempt changed nothing does not say it of the earlier ones."""
+    return OutcomeUnknown(f"{error}; an earlier attempt may have done a part of it")
 
 
 async def save_snapshot(
@@ -252,6 +279,8 @@ async def _ask_leader(
     | cluster_pb2.TransferLeadershipRequest,
     answer: type[_M],
     timeout_s: float,
+    *,
+    partial: bool = False,
 ) -> _M:
     """One method of the service. Raises as :func:`at_leader`."""
 
@@ -265,7 +294,7 @@ async def _ask_leader(
         answered: _M = await call(request, timeout=patience_s)
         return answered
 
-    return await at_leader(endpoints, ask, timeout_s)
+    return await at_leader(endpoints, ask, timeout_s, partial=partial)
 
 
 async def _ask_one(

@@ -21,6 +21,7 @@ from kvstore.errors import (
     DamagedSnapshot,
     DeadlineExceeded,
     KVStoreError,
+    LeadershipLost,
     MembershipRefused,
     NotLeader,
     OutcomeUnknown,
@@ -196,6 +197,39 @@ def test_what_may_be_under_way_or_makes_no_sense_is_not_asked_for_again(
             if verdict == "hang":
                 assert isinstance(it.value, DeadlineExceeded)
                 assert one.address in str(it.value)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("verdict", ["drop", LeadershipLost("node 7 was added")])
+def test_a_replacement_goes_on_at_the_next_leader(verdict: Verdict) -> None:
+    async def scenario() -> None:
+        async with fake_members(2) as (one, two):
+            one.script = lambda: verdict
+            async with AsyncClient([one.address, two.address]) as client:
+                await client.replace_member(6, 7, "127.0.0.1:9")
+                assert (len(one.asked), len(two.asked)) == (1, 1)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "later", [NotLeader("n"), Unavailable("u"), MembershipRefused("no"), Closed("c")]
+)
+def test_a_replacement_that_was_begun_does_not_end_as_if_it_was_not(
+    later: KVStoreError,
+) -> None:
+    async def scenario() -> None:
+        async with fake_members(1) as (one,), AsyncClient([one.address]) as client:
+            lost = in_turn(LeadershipLost("node 7 was added"))
+            one.script = lambda: lost() or later
+            with pytest.raises(OutcomeUnknown, match=f"{later}; an earlier attempt"):
+                await client.replace_member(6, 7, "127.0.0.1:9", timeout_s=0.5)
+            assert len(one.asked) > 1
+            # One that was not begun is still told as that.
+            one.script = lambda: later
+            with pytest.raises(type(later)):
+                await client.replace_member(6, 7, "127.0.0.1:9", timeout_s=0.1)
 
     asyncio.run(scenario())
 
