@@ -6,7 +6,16 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from kvstore.errors import ChangePending, KVStoreError, MembershipRefused, NotLeader
+from kvstore.errors import (
+    ChangePending,
+    Closed,
+    KVStoreError,
+    LeadershipLost,
+    MembershipRefused,
+    NotLeader,
+    OutcomeUnknown,
+    Unavailable,
+)
 from kvstore.pb import cluster_pb2
 from kvstore.raft.membership import (
     AddLearner,
@@ -43,7 +52,9 @@ class Admin:
 
         Raises:
             NotLeader, ChangePending, Unavailable, MembershipRefused: nothing changed.
-            OutcomeUnknown: it may be under way, and go on.
+            OutcomeUnknown: it may be under way, and go on. Or a part of a replacement
+                was done; repeated, at the next leader if this one's lead is lost, it
+                goes on where it stopped.
         """
         self._check_leads()
         timeout_ms = request.timeout_ms
@@ -110,27 +121,38 @@ class Admin:
         Repeated after an interruption, it goes on where it stopped.
         """
         old, new = NodeId(request.old_node_id), NodeId(request.added.node_id)
-        configuration = self._node.replica.raft.configuration
-        if old not in configuration.members:
-            if new in configuration.voters:
-                return  # it is done
-            raise MembershipRefused(f"node {old} is not a member")
-        if new not in configuration.members:
+        raft = self._node.replica.raft
+        added = new not in raft.configuration.members
+        if added:
+            if old not in raft.configuration.members:
+                raise MembershipRefused(f"node {old} is not a member")
             info = await self._identified(request.added, promotable=False)
             await self._change([AddLearner(new, info)], timeout_ms)
         deadline = self._deadline(timeout_ms)
+        # From here on a part is done: no error may say that nothing was changed.
         while True:
-            self._check_leads()
-            configuration = self._node.replica.raft.configuration
-            changes: list[Change] = [Remove(old)]
-            if new in configuration.learners:
-                changes.insert(0, Promote(new))
             try:
-                await self._change(changes, timeout_ms)
-            except ChangePending:  # it has to catch up first
+                self._check_leads()
+                if changes := swap(raft.configuration, old, new):
+                    await self._change(changes, timeout_ms)
+            except ChangePending as error:  # it has to catch up first
                 if asyncio.get_running_loop().time() >= deadline:
-                    raise
+                    raise OutcomeUnknown(
+                        f"node {new} was added and is catching up; repeat the command "
+                        f"to finish ({error})"
+                    ) from error
                 await asyncio.sleep(PROMOTION_POLL_S)
+            except MembershipRefused as error:
+                if not added:
+                    raise
+                why = f"node {new} was added, but did not replace node {old}: {error}"
+                raise OutcomeUnknown(why) from error
+            except (Unavailable, Closed) as error:
+                # Whoever leads next can go on: the client asks there.
+                raise LeadershipLost(
+                    f"node {new} was added, and this node cannot go on ({error}); "
+                    "repeat the command to finish"
+                ) from error
             else:
                 return
 
@@ -198,6 +220,24 @@ class Admin:
     def _deadline(self, timeout_ms: int) -> float:
         wanted_ms = timeout_ms or self._node.config.request_timeout_ms
         return asyncio.get_running_loop().time() + wanted_ms / 1_000
+
+
+def swap(configuration: Configuration, old: NodeId, new: NodeId) -> list[Change]:
+    """What is left to do once ``new`` was added for ``old``: nothing if it is done.
+
+    Raises:
+        MembershipRefused: somebody else has removed one of them meanwhile.
+    """
+    if old not in configuration.members:
+        if new in configuration.voters:
+            return []
+        raise MembershipRefused(f"node {old} is not a member")
+    if new not in configuration.members:
+        # Without it this would be a removal, which nobody asked for.
+        raise MembershipRefused(f"node {new} is not a member any more")
+    if new in configuration.learners:
+        return [Promote(new), Remove(old)]
+    return [Remove(old)]
 
 
 def members_of(configuration: Configuration) -> list[cluster_pb2.Member]:
