@@ -135,14 +135,16 @@ async def at_leader(
     listed = _listed(endpoints)
     pause_s = PAUSE_S_MIN
     on_the_way = False
+    last: KVStoreError | None = None
     while True:
         candidates, hops = deque(listed), 0
-        while candidates:
+        # Out of time, the next one could only hide why the last one did not do it.
+        while candidates and (last is None or loop.time() < deadline):
             endpoint = candidates.popleft()
             try:
                 return await _ask_one(endpoint, ask, deadline)
             except NotLeader as error:
-                last: KVStoreError = error
+                last = error
                 if error.leader_address and hops < HOPS_MAX:
                     hops += 1
                     candidates.appendleft(error.leader_address)
@@ -156,6 +158,7 @@ async def at_leader(
                 if on_the_way and error.definite:
                     raise _in_part(error) from error
                 raise
+        assert last is not None
         pause_s = min(PAUSE_S_MAX, 2 * pause_s)
         wait_s = random.uniform(PAUSE_S_MIN, pause_s)
         if loop.time() + wait_s >= deadline:

@@ -45,6 +45,7 @@ class FakeMember(cluster_pb2_grpc.ClusterServicer):
         self.parts = [b"one", b"two"]
         self.size_bytes = 6
         self.address = ""
+        self.says_status = True
         self._server = grpc.aio.server()
 
     async def start(self) -> None:
@@ -57,6 +58,8 @@ class FakeMember(cluster_pb2_grpc.ClusterServicer):
         await self._server.stop(None)
 
     async def Status(self, request: Any, context: Any) -> Any:  # noqa: N802, ARG002
+        if not self.says_status:
+            await asyncio.Event().wait()
         return cluster_pb2.StatusResponse(
             node_id=self.node_id, leader_id=self.leader_id, members=self.members
         )
@@ -247,6 +250,19 @@ def test_a_member_that_is_down_is_passed_over() -> None:
                     await client.remove_member(3, timeout_s=0.3)
                 with pytest.raises(Unavailable, match="no member answers"):
                     await client.members(timeout_s=0.3)
+
+    asyncio.run(scenario())
+
+
+def test_out_of_time_it_is_said_what_the_last_member_that_was_asked_did() -> None:
+    """And not that there was no time for another."""
+
+    async def scenario() -> None:
+        async with fake_members(2) as (one, two):
+            one.says_status = False
+            async with AsyncClient([one.address, two.address]) as client:
+                with pytest.raises(Unavailable, match=f"{one.address} .no answer in"):
+                    await client.remove_member(3, timeout_s=0.1)
 
     asyncio.run(scenario())
 
