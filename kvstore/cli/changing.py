@@ -22,7 +22,10 @@ def change(
         CommandFailed: nobody knows whether it was done, or will be.
         KVStoreError: nothing was changed; it says why.
     """
-    with unknown_outcomes("see with `kvstore member list` whether it was done"):
+    advice = "A change that was begun goes on by itself"
+    if request.WhichOneof("change") == "replace":
+        advice = "Repeat the command: a replacement goes on where it stopped"
+    with unknown_outcomes(f"{advice}. See with `kvstore member list` what was done"):
         return asyncio.run(
             admin.change_members(connection.endpoints, request, connection.timeout_s)
         )
@@ -37,8 +40,7 @@ def unknown_outcomes(advice: str) -> Iterator[None]:
         raise CommandFailed(
             str(error),
             code=ExitCode.OUTCOME_UNKNOWN,
-            hint=f"A change that was begun goes on by itself: {advice}. "
-            "--timeout allows more time.",
+            hint=f"{advice}. --timeout allows more time.",
         ) from error
 
 

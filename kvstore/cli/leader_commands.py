@@ -69,7 +69,7 @@ def transfer(*, to: int | None, connection: Connection, output: OutputFormat) ->
     itself when it is stopped in good order.
     """
     request = cluster_pb2.TransferLeadershipRequest(to=to or 0)
-    with unknown_outcomes("see with `kvstore leader show` who leads"):
+    with unknown_outcomes("See with `kvstore leader show` who leads"):
         answer = asyncio.run(
             admin.transfer_leadership(
                 connection.endpoints, request, connection.timeout_s

@@ -158,6 +158,10 @@ def test_a_change_that_cannot_begin_in_time_exits_with_3(cluster: FakeCluster) -
     ("arguments", "advice"),
     [
         (("member", "remove", "3"), "kvstore member list"),
+        (
+            ("--timeout", "0.3", "member", "replace", "3", "4", ANYWHERE),
+            "Repeat the command",
+        ),
         (("leader", "transfer"), "kvstore leader show"),
     ],
 )
