@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -54,6 +56,16 @@ def numbers(request: kv_pb2.OperateRequest) -> list[int]:
         for header in headers(request)
         for number in range(header.first_number, header.first_number + header.count)
     ]
+
+
+@asynccontextmanager
+async def writing(fake_nodes: Any) -> AsyncIterator[tuple[Any, AsyncClient]]:
+    """One node, and a client of it that has sessions on."""
+    async with (
+        fake_nodes(1) as (node,),
+        AsyncClient([node.address], sessions=True) as client,
+    ):
+        yield node, client
 
 
 # ------------------------------------------------------------------- the numbers
@@ -133,10 +145,7 @@ def test_what_repeating_cannot_mend_is_not_repeated(
     fake_nodes: Any, error: KVStoreError
 ) -> None:
     async def scenario() -> None:
-        async with (
-            fake_nodes(1) as (node,),
-            AsyncClient([node.address], sessions=True) as client,
-        ):
+        async with writing(fake_nodes) as (node, client):
             node.script = in_turn(error)
             with pytest.raises(type(error)):
                 await client.put("k", "v")
@@ -154,10 +163,7 @@ def test_a_refused_repetition_leaves_the_first_attempt_in_doubt(
     """Goal: "certainly not applied" of one attempt is not said of another."""
 
     async def scenario() -> None:
-        async with (
-            fake_nodes(1) as (node,),
-            AsyncClient([node.address], sessions=True) as client,
-        ):
+        async with writing(fake_nodes) as (node, client):
             node.script = in_turn("apply and drop", refusal)
             with pytest.raises(OutcomeUnknown) as it:
                 await client.put("k", "v")
@@ -172,10 +178,7 @@ def test_the_kept_answer_is_final_even_if_it_is_an_error(fake_nodes: Any) -> Non
     """The first attempt was applied, and failed: the repetition is told the same."""
 
     async def scenario() -> None:
-        async with (
-            fake_nodes(1) as (node,),
-            AsyncClient([node.address], sessions=True) as client,
-        ):
+        async with writing(fake_nodes) as (node, client):
             node.result_errors = {b"k": InvalidRequest("no such thing")}
             node.script = in_turn("apply and drop")
             with pytest.raises(InvalidRequest, match="no such thing"):
@@ -190,10 +193,7 @@ def test_a_deadline_says_whether_any_attempt_is_in_doubt(
     fake_nodes: Any, first: object
 ) -> None:
     async def scenario() -> None:
-        async with (
-            fake_nodes(1) as (node,),
-            AsyncClient([node.address], sessions=True) as client,
-        ):
+        async with writing(fake_nodes) as (node, client):
             await client.put("warm", "up")
             script = in_turn(first)
             node.script = lambda request: script(request) or Unavailable("u")
@@ -208,10 +208,7 @@ def test_numbers_that_do_not_follow_share_a_request(fake_nodes: Any) -> None:
     """Method: of six writes the middle ones are answered, the others go again."""
 
     async def scenario() -> None:
-        async with (
-            fake_nodes(1) as (node,),
-            AsyncClient([node.address], sessions=True) as client,
-        ):
+        async with writing(fake_nodes) as (node, client):
             refusal = InvalidRequest("no")
             refusal.command_index = 3  # the third put: the header is number 0
             node.script = in_turn(refusal)
@@ -233,10 +230,7 @@ def test_numbers_that_do_not_follow_share_a_request(fake_nodes: Any) -> None:
 
 def test_a_second_header_counts_when_a_command_is_named(fake_nodes: Any) -> None:
     async def scenario() -> None:
-        async with (
-            fake_nodes(1) as (node,),
-            AsyncClient([node.address], sessions=True) as client,
-        ):
+        async with writing(fake_nodes) as (node, client):
             one, two = InvalidRequest("one"), InvalidRequest("two")
             one.command_index = 3
             # header, 1, 2, header, 4, 5, 6: the fourth put now stands at 5.
@@ -259,10 +253,7 @@ def test_answered_numbers_are_acknowledged_with_the_next_request(
     fake_nodes: Any,
 ) -> None:
     async def scenario() -> None:
-        async with (
-            fake_nodes(1) as (node,),
-            AsyncClient([node.address], sessions=True) as client,
-        ):
+        async with writing(fake_nodes) as (node, client):
             for _ in range(3):
                 await client.put("k", "v")
             said = [headers(request)[0].acknowledged for request in node.writes]
@@ -277,10 +268,7 @@ def test_a_write_that_was_given_up_is_not_applied_if_it_comes_late(
     """Method: the node holds it until it has answered a later one."""
 
     async def scenario() -> None:
-        async with (
-            fake_nodes(1) as (node,),
-            AsyncClient([node.address], sessions=True) as client,
-        ):
+        async with writing(fake_nodes) as (node, client):
             await client.put("warm", "up")
             node.script = in_turn("hold")
             with pytest.raises(DeadlineExceeded):
@@ -299,10 +287,7 @@ def test_numbers_in_flight_are_bounded(
     monkeypatch.setattr("kvstore.client.pipeline.OPEN_NUMBERS_MAX", 4)
 
     async def scenario() -> None:
-        async with (
-            fake_nodes(1) as (node,),
-            AsyncClient([node.address], sessions=True) as client,
-        ):
+        async with writing(fake_nodes) as (node, client):
             await client.put("warm", "up")
             node.script = in_turn("hold")
             slow = asyncio.create_task(client.put("slow", "v"))
@@ -323,10 +308,7 @@ def test_a_refusal_for_want_of_room_gives_its_number_back(fake_nodes: Any) -> No
     it refuses. Method: the node has room once everything before is acknowledged."""
 
     async def scenario() -> None:
-        async with (
-            fake_nodes(1) as (node,),
-            AsyncClient([node.address], sessions=True) as client,
-        ):
+        async with writing(fake_nodes) as (node, client):
             node.script = in_turn(Busy("full"))
             await client.put("k", "v")
             first, second = node.writes
@@ -372,10 +354,7 @@ def test_a_session_is_asked_for_until_there_is_one(
     fake_nodes: Any, verdict: object
 ) -> None:
     async def scenario() -> None:
-        async with (
-            fake_nodes(1) as (node,),
-            AsyncClient([node.address], sessions=True) as client,
-        ):
+        async with writing(fake_nodes) as (node, client):
             node.open_script = in_turn(verdict, verdict)
             await client.put("k", "v")
             assert node.applied == [b"k"]
@@ -386,10 +365,7 @@ def test_a_session_is_asked_for_until_there_is_one(
 
 def test_without_a_session_in_time_nothing_was_applied(fake_nodes: Any) -> None:
     async def scenario() -> None:
-        async with (
-            fake_nodes(1) as (node,),
-            AsyncClient([node.address], sessions=True) as client,
-        ):
+        async with writing(fake_nodes) as (node, client):
             node.open_script = lambda _: Busy("too many sessions")
             with pytest.raises(Unavailable, match=r"not applied.*too many sessions"):
                 await client.put("k", "v", timeout_s=0.2)
@@ -405,10 +381,7 @@ def test_without_a_session_in_time_nothing_was_applied(fake_nodes: Any) -> None:
 
 def test_a_node_that_knows_no_sessions_refuses_definitely(fake_nodes: Any) -> None:
     async def scenario() -> None:
-        async with (
-            fake_nodes(1) as (node,),
-            AsyncClient([node.address], sessions=True) as client,
-        ):
+        async with writing(fake_nodes) as (node, client):
             node.open_script = lambda _: InvalidRequest("what is that")
             with pytest.raises(InvalidRequest, match="what is that"):
                 await client.put("k", "v")
@@ -421,10 +394,7 @@ def test_an_expired_session_is_replaced_if_nothing_is_in_doubt(fake_nodes: Any) 
     """Goal: who was away for a while does not notice."""
 
     async def scenario() -> None:
-        async with (
-            fake_nodes(1) as (node,),
-            AsyncClient([node.address], sessions=True) as client,
-        ):
+        async with writing(fake_nodes) as (node, client):
             await client.put("a", "v")
             node.sessions.expire()
             await asyncio.gather(*(client.put(f"k{n}", "v") for n in range(5)))
@@ -438,10 +408,7 @@ def test_an_expired_session_leaves_what_was_in_doubt_unknown(fake_nodes: Any) ->
     """Never sent under another session: there it could be applied a second time."""
 
     async def scenario() -> None:
-        async with (
-            fake_nodes(1) as (node,),
-            AsyncClient([node.address], sessions=True) as client,
-        ):
+        async with writing(fake_nodes) as (node, client):
             await client.put("a", "v")
 
             def script(_request: object) -> object:
@@ -483,10 +450,7 @@ def test_refusals_keep_no_session_alive(fake_nodes: Any) -> None:
     Method: refusals come all the time, until the last answer is old."""
 
     async def scenario() -> None:
-        async with (
-            fake_nodes(1) as (node,),
-            AsyncClient([node.address], sessions=True) as client,
-        ):
+        async with writing(fake_nodes) as (node, client):
             node.sessions.timeout_ms = 200  # idle as soon as half of it has passed
             await client.put("a", "v")
             node.script = lambda _: InvalidRequest("no")
