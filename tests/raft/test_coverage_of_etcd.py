@@ -77,9 +77,9 @@ CORE: Mapping[str, str] = {
     "LeaderMsgAppSelfAckAfterTermChange": (
         "persistence::a_deposed_leaders_write_counts_for_nothing"
     ),
-    "LeaderStepdownWhenQuorumActive": "election::a_leader_that_hears_a_quorum_stays",
+    "LeaderStepdownWhenQuorumActive": "check_quorum::a_leader_that_hears_a_quorum_stays",
     "LeaderStepdownWhenQuorumLost": (
-        "election::a_leader_without_a_quorum_steps_down_within_t"
+        "check_quorum::a_leader_without_a_quorum_steps_down_within_t"
     ),
     "FreeStuckCandidateWithCheckQuorum": (
         "election::a_candidate_stuck_in_a_higher_term_is_freed"
