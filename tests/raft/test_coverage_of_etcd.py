@@ -77,7 +77,9 @@ CORE: Mapping[str, str] = {
     "LeaderMsgAppSelfAckAfterTermChange": (
         "persistence::a_deposed_leaders_write_counts_for_nothing"
     ),
-    "LeaderStepdownWhenQuorumActive": "check_quorum::a_leader_that_hears_a_quorum_stays",
+    "LeaderStepdownWhenQuorumActive": (
+        "check_quorum::a_leader_that_hears_a_quorum_stays"
+    ),
     "LeaderStepdownWhenQuorumLost": (
         "check_quorum::a_leader_without_a_quorum_steps_down_within_t"
     ),
