@@ -17,7 +17,7 @@ from typing import BinaryIO, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from kvstore.client.cluster import ask_status
+from kvstore.client.cluster import NoAnswer, ask_status
 from kvstore.config import check_address
 from kvstore.errors import (
     Closed,
@@ -133,13 +133,12 @@ async def at_leader(
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     listed = _listed(endpoints)
-    pause_s = PAUSE_S_MIN
+    rounds = 0
     on_the_way = False
     last: KVStoreError | None = None
     while True:
         candidates, hops = deque(listed), 0
-        # Out of time, the next one could only hide why the last one did not do it.
-        while candidates and (last is None or loop.time() < deadline):
+        while candidates:
             endpoint = candidates.popleft()
             try:
                 return await _ask_one(endpoint, ask, deadline)
@@ -148,6 +147,9 @@ async def at_leader(
                 if error.leader_address and hops < HOPS_MAX:
                     hops += 1
                     candidates.appendleft(error.leader_address)
+            except _CutShort as error:
+                # It could only hide why the one before did not do it.
+                last = last or Unavailable(str(error))
             except (Unavailable, Closed) as error:
                 last = error
             except LeadershipLost as error:
@@ -159,13 +161,18 @@ async def at_leader(
                     raise _in_part(error) from error
                 raise
         assert last is not None
-        pause_s = min(PAUSE_S_MAX, 2 * pause_s)
-        wait_s = random.uniform(PAUSE_S_MIN, pause_s)
+        rounds += 1
+        wait_s = _pause_s(rounds)
         if loop.time() + wait_s >= deadline:
             if on_the_way and last.definite:
                 raise _in_part(last) from last
             raise last
         await asyncio.sleep(wait_s)
+
+
+def _pause_s(rounds: int) -> float:
+    """Longer each time, and at random, for many clients not to ask together."""
+    return random.uniform(PAUSE_S_MIN, min(PAUSE_S_MAX, PAUSE_S_MIN * 2**rounds))
 
 
 def _in_part(error: KVStoreError) -> OutcomeUnknown:
@@ -319,6 +326,10 @@ async def _ask_one(
             raise found from error
 
 
+class _CutShort(Unavailable):
+    """Our own deadline ended the wait: that says nothing of the node."""
+
+
 @asynccontextmanager
 async def _connected(
     endpoint: str, deadline: float
@@ -326,17 +337,21 @@ async def _connected(
     """A connection to a node that has just said that it is there, and what it said.
 
     Raises:
-        Unavailable: it did not. Definite.
+        Unavailable: it did not; as ``_CutShort`` if it had less time to than usual.
+            Definite.
     """
     check_address("endpoint", endpoint, port_min=1)
     wait_s = min(PROBE_S_MAX, deadline - asyncio.get_running_loop().time())
     if wait_s <= 0:
-        raise Unavailable(f"no time was left to ask {endpoint}")
+        raise _CutShort(f"no time was left to ask {endpoint}")
     async with grpc.aio.insecure_channel(
         endpoint, options=CLIENT_CHANNEL_OPTIONS
     ) as channel:
         try:
             status = await ask_status(channel, wait_s)
+        except NoAnswer as error:
+            kind = _CutShort if wait_s < PROBE_S_MAX else Unavailable
+            raise kind(f"{endpoint} ({error})") from error
         except Unavailable as error:
             raise Unavailable(f"{endpoint} ({error})") from error
         yield channel, status

@@ -140,6 +140,10 @@ class ClusterTransport:
             await self._stream.close()
 
 
+class NoAnswer(Unavailable):
+    """The node did not answer within the time that it was given."""
+
+
 async def status_of(endpoint: str, timeout_s: float) -> cluster_pb2.StatusResponse:
     """What the node at ``endpoint`` says of itself, over a connection of its own.
 
@@ -155,7 +159,12 @@ async def status_of(endpoint: str, timeout_s: float) -> cluster_pb2.StatusRespon
 async def ask_status(
     channel: grpc.aio.Channel, timeout_s: float
 ) -> cluster_pb2.StatusResponse:
-    """What the node at the other end says of itself. Raises as :func:`status_of`."""
+    """What the node at the other end says of itself.
+
+    Raises:
+        NoAnswer: it takes longer than ``timeout_s``. Definite.
+        Unavailable: it cannot be asked; the message says only why. Definite.
+    """
     ask = channel.unary_unary(
         _STATUS,
         request_serializer=cluster_pb2.StatusRequest.SerializeToString,
@@ -166,7 +175,7 @@ async def ask_status(
             cluster_pb2.StatusRequest(), timeout=timeout_s
         )
     except grpc.aio.AioRpcError as error:
-        late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        why = f"no answer in {timeout_s:.3g} s" if late else reason(error)
-        raise Unavailable(why) from error
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            raise NoAnswer(f"no answer in {timeout_s:.3g} s") from error
+        raise Unavailable(reason(error)) from error
     return status
