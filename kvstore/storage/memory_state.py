@@ -7,7 +7,6 @@ from typing import Self
 from kvstore.state_machine.sessions import SessionTable
 from kvstore.state_machine.view import (
     EMPTY_PROGRESS,
-    NO_VERSION,
     Head,
     Progress,
     StateView,
@@ -39,10 +38,10 @@ class MemoryState:
     def clone(self) -> Self:
         """An independent copy. Records are shared: nobody changes one. O(records)."""
         copy = type(self)()
-        for key, head in self.heads(b"", None):
-            copy.put_head(key, head)
-        for at, version in self.versions(NO_VERSION):
-            copy.append_version(at, version)
+        copy._heads = self._heads.copy()
+        copy._head_keys = self._head_keys.copy()
+        copy._versions = self._versions.copy()
+        copy._version_ids = self._version_ids.copy()
         copy.progress = self.progress
         copy.sessions = self.sessions.clone()
         return copy
