@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from kvstore.config import RANGES
 from kvstore.errors import ConfigError, InvalidRequest, RequestTooLarge
 from kvstore.pb import kv_pb2
+from kvstore.simulation.model import is_inside
 from kvstore.state_machine.commands import (
     range_bounds,
     shown,
@@ -24,7 +25,7 @@ from kvstore.state_machine.limits import (
     Limits,
 )
 from kvstore.state_machine.sessions import COMMAND_NUMBER_MAX
-from tests.state_machine.model import ALL, compact, delete, inside, op, put, step, txn
+from tests.state_machine.model import ALL, compact, delete, op, put, step, txn
 
 LIMITS = Limits(
     key_bytes_max=4,
@@ -475,7 +476,7 @@ def touched(operation: kv_pb2.Operation) -> tuple[set[bytes], set[bytes]]:
         return {operation.put.key}, set()
     if operation.HasField("delete_range"):
         it = operation.delete_range
-        return set(), {key for key in UNIVERSE if inside(key, it.key, it.range_end)}
+        return set(), {key for key in UNIVERSE if is_inside(key, it.key, it.range_end)}
     puts, deletes = set[bytes](), set[bytes]()
     for each in (*operation.txn.success, *operation.txn.failure):
         puts |= touched(each)[0]

@@ -6,6 +6,7 @@ import pytest
 
 from kvstore.pb import kv_pb2
 from kvstore.raft.messages import Entry
+from kvstore.simulation.model import Model
 from kvstore.state_machine import compaction, machine
 from kvstore.state_machine.digest import state_hash
 from kvstore.state_machine.reads import read_range_at_once
@@ -14,7 +15,6 @@ from kvstore.storage.memory_state import MemoryState
 from kvstore.types import Revision
 from tests.state_machine.model import (
     ALL,
-    Model,
     apply,
     compact,
     delete,

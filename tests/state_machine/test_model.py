@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from kvstore.errors import Compacted, InvalidRequest
 from kvstore.pb import kv_pb2
+from kvstore.simulation.model import Model
 from kvstore.state_machine import compaction, machine, reads, writes
 from kvstore.state_machine.digest import state_hash
 from kvstore.state_machine.reads import read_range, read_range_at_once
 from kvstore.state_machine.view import NO_VERSION, StateView
 from kvstore.storage.memory_state import MemoryState
 from tests.state_machine.model import (
-    Model,
     apply,
     entry,
     error_pb,

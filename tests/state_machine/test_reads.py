@@ -7,6 +7,7 @@ import pytest
 
 from kvstore.errors import Compacted, CorruptionError, FutureRevision, NewerFormat
 from kvstore.pb import kv_pb2
+from kvstore.simulation.model import Model
 from kvstore.state_machine import reads
 from kvstore.state_machine.limits import PAIR_OVERHEAD_BYTES
 from kvstore.state_machine.reads import exhaust, read_range, read_range_at_once
@@ -14,7 +15,6 @@ from kvstore.state_machine.view import Head, StateView, VersionId
 from kvstore.types import Revision
 from tests.state_machine.model import (
     ALL,
-    Model,
     apply,
     compact,
     delete,

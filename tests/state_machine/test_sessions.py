@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kvstore.errors import Busy, SessionExpired
 from kvstore.pb import kv_pb2
+from kvstore.simulation.model import Model
 from kvstore.state_machine import machine, sessions
 from kvstore.state_machine.digest import state_hash
 from kvstore.state_machine.sessions import (
@@ -24,7 +25,6 @@ from kvstore.storage.memory_state import MemoryState
 from kvstore.types import LogIndex, Revision
 from tests.state_machine.model import (
     ALL,
-    Model,
     apply,
     compact,
     delete,

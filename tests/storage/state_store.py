@@ -7,6 +7,7 @@ import pytest
 from kvstore.errors import CorruptionError
 from kvstore.pb import kv_pb2
 from kvstore.replica.interfaces import Identity
+from kvstore.simulation.model import Model
 from kvstore.state_machine.reads import read_range_at_once
 from kvstore.state_machine.view import ReadView, StateView, VersionId
 from kvstore.storage.lmdb_state import LMDBState
@@ -14,7 +15,6 @@ from kvstore.storage.state_format import PROGRESS_KEY, head_key, version_key
 from kvstore.types import Revision
 from tests.state_machine.model import (
     ALL,
-    Model,
     apply,
     compact,
     delete,
