@@ -1,0 +1,167 @@
+"""Bugs of elections: votes, terms, patience, handing over."""
+
+from kvstore.simulation.mutants.mutant import mutant
+
+MUTANTS = (
+    mutant(
+        "M01",
+        "a vote leaves before its fsync (PySyncObj#84, robustmq#2039)",
+        "raft.election",
+        old="    core.persistence.send_when_durable(reply, LogIndex(0))",
+        new="    core.messages.append(reply)",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M03",
+        "stepping down within a term clears the vote (CCF#5891)",
+        "raft.core",
+        old="""\
+        self.votes = {}
+        self.set_leader(leader_id)""",
+        new="""\
+        self.vote = None
+        self.set_leader(leader_id)""",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M04",
+        "repeated votes are counted (xraft#27)",
+        "raft.quorum",
+        old="            granted += vote\n",
+        new="            granted += 2 * vote\n",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M05",
+        "answers to an earlier campaign are counted (little-raft#44)",
+        "raft.election",
+        old="if asked and reply.term == term:",
+        new="if asked:",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M06",
+        "logs are compared by index alone (openraft a48a3282, hashicorp#95)",
+        "raft.election",
+        old="request.last_log < core.log.last_id:",
+        new="request.last_log.index < core.log.last_id.index:",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M07",
+        "half of an even number is a quorum (hashicorp 163a55f)",
+        "raft.quorum",
+        old="return voters // 2 + 1",
+        new="return (voters + 1) // 2",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M08",
+        "a refused pre-vote hides the higher term (openraft#1796, etcd#8501)",
+        "raft.election",
+        old="""\
+    term = core.term
+    if refusal is not None:""",
+        new="""\
+    term = min(core.term, Term(request.term - 1))
+    if refusal is not None:""",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M09",
+        "no stickiness (etcd's TestDisruptiveFollower)",
+        "raft.election",
+        old="""\
+    if core.role is Role.LEADER:
+        return True
+    timer""",
+        new="""\
+    return False
+    timer""",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M10",
+        "no CheckQuorum (etcd#11038)",
+        "raft.replication",
+        old="return has_quorum(core.configuration.halves, active)",
+        new="return bool(active)",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M43-campaigns",
+        "a learner campaigns (dragonboat#94)",
+        "raft.election",
+        old="    return core.configuration.is_voter(core.node_id) or (",
+        new="    return True or (",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M43-refuses",
+        "a learner refuses to vote (etcd#10998)",
+        "raft.election",
+        old="""\
+    if request.term < core.term:
+        return Refusal.TERM_STALE
+""",
+        new="""\
+    if request.term < core.term or not core.configuration.is_voter(
+        core.node_id
+    ):
+        return Refusal.TERM_STALE
+""",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M65-lags",
+        "a transferee that lags campaigns (openraft#1805)",
+        "raft.election",
+        old="        or core.log.last_index < message.last_index\n",
+        new="""\
+""",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M65-unpromoted",
+        "a transferee that is no voter by its log campaigns (cockroach#68539)",
+        "raft.election",
+        old="""\
+        or not _may_campaign(core)
+    ):
+""",
+        new="    ):\n",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "hurry",
+        "a closed connection shortens a voter's patience inside a lease",
+        "raft.election",
+        old="""\
+    if core.configuration.leases:
+        return
+""",
+        new="""\
+""",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "forgot",
+        "a restarted voter forgets that it promised a lease",
+        "raft.election",
+        old="""\
+        core.configuration.leases
+        and core.tick_count""",
+        new="""\
+        False
+        and core.tick_count""",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "boast",
+        "a request for votes leaves before the log that it tells of is durable",
+        "raft.election",
+        old="            core.persistence.send_when_durable(request, last.index)",
+        new="            core.messages.append(request)",
+        kill="KILL.raft",
+    ),
+)

@@ -1,0 +1,136 @@
+"""Bugs of snapshots and of changes of the members, in the core."""
+
+from kvstore.simulation.mutants.mutant import mutant
+
+MUTANTS = (
+    mutant(
+        "M30",
+        "a snapshot keeps a conflicting tail (hashicorp#704, openraft 674e78aa)",
+        "raft.replication",
+        old="if last.index <= core.commit_index or log.matches(last):",
+        new="if last.index <= log.last_index:",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M31",
+        "an old snapshot truncates a newer log (camunda#6092)",
+        "raft.replication",
+        old="if last.index <= core.commit_index or log.matches(last):",
+        new="if False:",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M35",
+        "what follows a snapshot is applied before it (openraft eed681d5)",
+        "raft.node",
+        old="""\
+        if core.persistence.is_installing:
+            return False""",
+        new="""\
+        if False:
+            return False""",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M36",
+        "a configuration outlives its log (scylla#9551, openraft#1808)",
+        "raft.log",
+        old="""\
+        self._configurations = [
+            (last.index, Configuration.decode(snapshot.configuration))
+        ]
+""",
+        new="""\
+        self._configurations.insert(
+            0, (last.index, Configuration.decode(snapshot.configuration))
+        )
+""",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M37",
+        "a new leader changes members before its first commit (the bug of 2015)",
+        "raft.core",
+        old="        self.term_committed = False",
+        new="        self.term_committed = True",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M38",
+        "a second change begins while one is pending (redpanda#17675)",
+        "raft.changes",
+        old="        and core.log.configuration_index <= core.commit_index\n",
+        new="""\
+""",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M39-commit",
+        "the new half alone commits (openraft 6c0ccaf3, camunda#61854)",
+        "raft.quorum",
+        old="""\
+for voter in half])
+            for half in halves
+""",
+        new="""\
+for voter in half])
+            for half in halves[:1]
+""",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M39-elect",
+        "the new half alone elects",
+        "raft.quorum",
+        old="    results = {vote_result(half, votes) for half in halves}",
+        new="    results = {vote_result(half, votes) for half in halves[:1]}",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M40",
+        "a truncated log keeps its configuration (canonical/raft#354)",
+        "raft.log",
+        old="""\
+        while configurations[-1][0] > index:
+            configurations.pop()
+""",
+        new="""\
+""",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M42",
+        "only the leader that entered a joint configuration leaves it (etcd#12136)",
+        "raft.changes",
+        old="    if configuration.is_joint:\n",
+        new="""\
+    entered_in = core.log.term(core.log.configuration_index)
+    if configuration.is_joint and entered_in == core.term:
+""",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "needed",
+        "a voter that its last configuration takes out campaigns no more",
+        "raft.election",
+        old="""\
+    return core.configuration.is_voter(core.node_id) or (
+        core.log.configuration_at(core.commit_index).is_voter(core.node_id)
+    )
+""",
+        new="    return core.configuration.is_voter(core.node_id)\n",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "early",
+        "what follows a snapshot is acknowledged before it is installed",
+        "raft.persistence",
+        old="""\
+            and self.snapshot is None
+            and self._installing is None
+""",
+        new="""\
+""",
+        kill="KILL.raft",
+    ),
+)

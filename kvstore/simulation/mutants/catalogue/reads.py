@@ -1,0 +1,46 @@
+"""Bugs of reads: who may answer, when, from what."""
+
+from kvstore.simulation.mutants.mutant import mutant
+
+MUTANTS = (
+    mutant(
+        "M44",
+        "a leader confirms its reads alone (RedisRaft#19)",
+        "raft.reads",
+        old="if not has_quorum(halves, self._confirming):",
+        new="if not self._confirming:",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M45",
+        "a new leader reads before its first commit (etcd#7331, tikv#6340)",
+        "raft.core",
+        old="        self.term_committed = False",
+        new="        self.term_committed = True",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M46",
+        "answers are not told apart by round (etcd-io/raft#397, etcd#20418)",
+        "raft.reads",
+        old="if number != self._round or number == 0:",
+        new="if self._round == 0 or number == 0:",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M48",
+        "a transfer ends the lease but not the next ones (raft-rs#234, openraft#1747)",
+        "raft.handover",
+        old="    leadership.lease.void = True\n",
+        new="    leadership.lease.until_ms = 0\n",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M49",
+        "a lease counts from the answer, not the question (kin of tikv#964)",
+        "raft.reading",
+        old="extend(confirmed.started_ms + core.options.lease_ms)",
+        new="extend(core.now_ms + core.options.lease_ms)",
+        kill="KILL.raft",
+    ),
+)

@@ -1,0 +1,153 @@
+"""Bugs of replication: what is acknowledged, counted and committed."""
+
+from kvstore.simulation.mutants.mutant import mutant
+
+MUTANTS = (
+    mutant(
+        "M11",
+        "an old entry is committed by counting (Figure 8; logcabin#44, PySyncObj#169)",
+        "raft.replication",
+        old=" and log.term(index) == core.term",
+        new="""\
+""",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M12",
+        "a follower commits to its last index (scylla#9965, copycat#265)",
+        "raft.replication",
+        old="core.commit_to(min(message.commit_index, reaches))",
+        new="core.commit_to(min(message.commit_index, core.log.last_index))",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M13",
+        "the commit index may fall (PySyncObj#166)",
+        "raft.core",
+        old="if index > self.commit_index:",
+        new="if index != self.commit_index:",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M14",
+        "every append truncates (openraft 9540c904, CCF#5991)",
+        "raft.replication",
+        old="    first_new = log.first_conflict(entries)",
+        new="    first_new = 0",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M15",
+        "the last index is acknowledged (CCF#6016, RATIS-2605)",
+        "raft.replication",
+        old="    _acknowledge(core, message.sender, reaches)\n",
+        new="    _acknowledge(core, message.sender, log.last_index)\n",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M16",
+        "a hint counts as a match (CCF#5325)",
+        "raft.progress",
+        old="""\
+        self.next_index = LogIndex(max(retry_index, self.match_index) + 1)""",
+        new="""\
+        self.match_index = retry_index
+        self.next_index = LogIndex(retry_index + 1)""",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M17",
+        "a stale acknowledgement moves the match (RaftOS#25, openraft cecb5de8)",
+        "raft.progress",
+        old="""\
+        if index < self.match_index:
+            return False
+""",
+        new="""\
+""",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M18",
+        "an append is acknowledged before its fsync (NATS 2.12.1)",
+        "raft.persistence",
+        old="if index <= stable]",
+        new="if index >= 0]",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M19",
+        "an append that brings nothing new skips the wait (yugabyte#32875)",
+        "raft.replication",
+        old="""\
+        ),
+        index,
+    )""",
+        new="""\
+        ),
+        index if core.log.has_unwritten else LogIndex(0),
+    )""",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M20",
+        "a leader counts its own unwritten entry (etcd#14370)",
+        "raft.replication",
+        old="matches[core.node_id] = log.stable_index",
+        new="matches[core.node_id] = log.last_index",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M21",
+        "a write vouches for what replaced it (etcd's append_aba_race, openraft#1960)",
+        "raft.log",
+        old="        self.handed_out_index = min(self.handed_out_index, index)\n",
+        new="""\
+""",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M23",
+        "backtracking stops at a limit (openraft 6d53aa12)",
+        "raft.progress",
+        old="retry_index = min(retry_index, LogIndex(index - 1))",
+        new="retry_index = max(retry_index, LogIndex(50))",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M24-window",
+        "the window's bytes are not released (etcd e419ba5)",
+        "raft.progress",
+        old="""\
+        self._sent.clear()
+        self.bytes = 0""",
+        new="        self._sent.clear()",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "M24-refund",
+        "a proposal's bytes are not refunded (etcd a370b6f)",
+        "raft.core",
+        old="            self.uncommitted_bytes -= charges.popleft()[1]",
+        new="            charges.popleft()",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "busy",
+        "a disk that is always busy counts as stalled",
+        "raft.replication",
+        old="elif written is None or written[0] != number:",
+        new="elif written is None:",
+        kill="KILL.raft",
+    ),
+    mutant(
+        "late",
+        "an acknowledgement of an earlier term leaves after its entries were replaced",
+        "raft.core",
+        old="""\
+        self.persistence.drop_waiting()
+        self.set_leader(None)""",
+        new="        self.set_leader(None)",
+        kill="KILL.raft",
+    ),
+)

@@ -1,0 +1,96 @@
+"""Mutants and their schedules: what notices a mutant, if anything does."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kvstore.simulation.mutants.table import find
+from kvstore.simulation.mutants.worker import Json, Worker, WorkerFailed
+
+if TYPE_CHECKING:
+    from kvstore.simulation.script import ScriptError
+
+SCRIPTS = Path(__file__).parent / "scripts"
+"""Where the ``.raft`` files are that kill."""
+CLAIMS = ("assert-", "expect-error")
+"""How lines of a script begin that claim something."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kill:
+    """What noticed a mutant."""
+
+    check: str
+    """Short: the invariant, in words; the claim of a script that is not so; or the
+    error by which the code itself noticed."""
+    detail: str
+    """Where, and the facts."""
+
+
+def run_script(mutant_id: str) -> Kill | None:
+    """Run a mutant's schedule, in a process of its own. None if nothing notices.
+
+    Raises:
+        LookupError: there is no such mutant.
+        WorkerFailed: the process cannot run the schedule. No kill: a mutant that stops
+            its process for another reason than a failed check has not been noticed.
+    """
+    with Worker(mutant_id) as worker:
+        return kill_in(worker, find(mutant_id).kill)
+
+
+def kill_in(worker: Worker, schedule: str) -> Kill | None:
+    """Run a schedule in a worker. As :func:`run_script`."""
+    try:
+        found = worker.call(f"{__name__}:attempt", schedule)
+    except WorkerFailed as failure:
+        # An assertion of the code itself: in production the node would have stopped.
+        if failure.error != "AssertionError":
+            raise
+        where = failure.trace.strip().splitlines()[-4:]
+        check = f"the code's own assertion: {failure.text or where[0].strip()}"
+        return Kill(check=check, detail=failure.trace)
+    if found is None:
+        return None
+    assert isinstance(found, list)
+    what, facts = found
+    return Kill(check=str(what), detail=str(facts))
+
+
+def attempt(schedule: str) -> Json:
+    """In the worker: run a schedule. What noticed the mutant, and the facts."""
+    if not schedule.endswith(".raft"):
+        module, _, function = schedule.partition(":")
+        scenarios = f"{__package__}.scenarios.{module}"
+        found: Json = getattr(import_module(scenarios), function)()
+        return found
+    return _attempt_script(SCRIPTS / schedule)
+
+
+def _attempt_script(path: Path) -> Json:
+    # Here, and not above: these import what a mutant changes.
+    from kvstore.raft.invariants import InvariantViolation
+    from kvstore.simulation.script import ScriptError, parse, replay
+
+    script = parse(path.read_text(), path.name)
+    try:
+        replay(script)
+    except InvariantViolation as violation:
+        facts = [str(violation), *getattr(violation, "__notes__", [])]
+        return [str(violation).partition(":")[0], "\n".join(facts)]
+    except ScriptError as error:
+        return [_claim(error, path), str(error)]
+    return None
+
+
+def _claim(error: "ScriptError", path: Path) -> str:
+    """The claim that is not so.
+
+    Raises the error if its line claims nothing: then the schedule does not fit any
+    more, and that notices nothing.
+    """
+    line = path.read_text().splitlines()[error.line - 1]
+    if not line.startswith(CLAIMS):
+        raise error
+    return line
