@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--rewrite",
         action="store_true",
-        help="write what happens now into the scripts of tests/raft/scripts",
+        help="write what happens now into .raft scripts",
     )
 
 

@@ -27,5 +27,5 @@ observed        what that check remembers of each member
 
 "Section" without more is of the extended Raft paper, "dissertation" is Ongaro's. A
 number such as M11 names a known bug of another implementation that the line beside it
-prevents; ``tests/raft/test_mutants.py`` puts each back and shows that a test notices.
+prevents; ``kvstore/simulation/mutants`` puts each back, with a schedule that notices.
 """

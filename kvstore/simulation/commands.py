@@ -379,6 +379,16 @@ def _assert_vote(stage: Stage, arguments: Arguments) -> None:
         raise Mistake(f"expected term {term}, found {raft.term}")
 
 
+def _assert_silent(stage: Stage, arguments: Arguments) -> None:
+    """Nothing like this is under way."""
+    wire = stage.cluster.wire
+    if found := wire.find(stage.selector(arguments)):
+        raise Mistake(
+            f"expected no such message, found {len(found)}; under way: "
+            + stage.under_way()
+        )
+
+
 def _assert_safe(stage: Stage, arguments: Arguments) -> None:
     del arguments
     stage.cluster.check()
@@ -424,4 +434,5 @@ COMMANDS: Mapping[str, Callable[[Stage, Arguments], None]] = {
     "assert-commit": _assert_commit,
     "assert-vote": _assert_vote,
     "assert-safe": _assert_safe,
+    "assert-silent": _assert_silent,
 }

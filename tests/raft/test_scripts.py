@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from kvstore.simulation.mutants.killing import SCRIPTS
 from kvstore.simulation.script import check, parse, replay
 
-FOLDER = Path(__file__).parent / "scripts"
-FILES = sorted(FOLDER.glob("*.raft"))
+FOLDERS = (Path(__file__).parent / "scripts", SCRIPTS)
+"""Those of the second kill mutants, and ship with the package."""
+FILES = sorted(path for folder in FOLDERS for path in folder.glob("*.raft"))
 
 
 def claim(path: Path) -> str:
@@ -23,7 +25,7 @@ def claim(path: Path) -> str:
 @pytest.mark.parametrize("path", FILES, ids=claim)
 def test_script(path: Path, request: pytest.FixtureRequest) -> None:
     """Goal: the claim of the file. Method: run it, and compare all that it prints."""
-    script = parse(path.read_text(), f"tests/raft/scripts/{path.name}")
+    script = parse(path.read_text(), str(path))
     if request.config.getoption("rewrite"):
         path.write_text(replay(script))
     else:

@@ -15,6 +15,8 @@ SCRIPTS = Path(__file__).parent / "scripts"
 """Where the ``.raft`` files are that kill."""
 CLAIMS = ("assert-", "expect-error")
 """How lines of a script begin that claim something."""
+OWN_CHECKS = frozenset({"AssertionError", "LookupError"})
+"""How the code itself notices that it is broken: in production the node would end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +47,9 @@ def kill_in(worker: Worker, schedule: str) -> Kill | None:
     try:
         found = worker.call(f"{__name__}:attempt", schedule)
     except WorkerFailed as failure:
-        # An assertion of the code itself: in production the node would have stopped.
-        if failure.error != "AssertionError":
+        if failure.error not in OWN_CHECKS:
             raise
-        where = failure.trace.strip().splitlines()[-4:]
-        check = f"the code's own assertion: {failure.text or where[0].strip()}"
+        check = f"the code's own {failure.error}: {failure.text}".removesuffix(": ")
         return Kill(check=check, detail=failure.trace)
     if found is None:
         return None
@@ -85,12 +85,18 @@ def _attempt_script(path: Path) -> Json:
 
 
 def _claim(error: "ScriptError", path: Path) -> str:
-    """The claim that is not so.
+    """The claim that is not so, or the line that meets an error where none should be.
 
-    Raises the error if its line claims nothing: then the schedule does not fit any
-    more, and that notices nothing.
+    Raises the error if it is neither: then the schedule does not fit any more, and that
+    notices nothing.
     """
+    from kvstore.errors import KVStoreError
+
     line = path.read_text().splitlines()[error.line - 1]
-    if not line.startswith(CLAIMS):
-        raise error
-    return line
+    if line.startswith(CLAIMS):
+        return line
+    mistake = error.__cause__
+    refusal = mistake and mistake.__cause__
+    if isinstance(refusal, KVStoreError):
+        return f"{line}: {type(refusal).__name__}"
+    raise error

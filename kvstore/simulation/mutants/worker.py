@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from importlib import import_module
 from types import TracebackType
 from typing import IO, Self
@@ -74,7 +75,8 @@ class Worker:
         process.kill()
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None
-            pipe.close()
+            with suppress(BrokenPipeError):  # a question that was never read
+                pipe.close()
         process.wait()
 
     def call(

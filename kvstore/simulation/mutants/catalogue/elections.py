@@ -9,7 +9,7 @@ MUTANTS = (
         "raft.election",
         old="    core.persistence.send_when_durable(reply, LogIndex(0))",
         new="    core.messages.append(reply)",
-        kill="KILL.raft",
+        kill="m01_vote_waits_for_the_disk.raft",
     ),
     mutant(
         "M03",
@@ -21,15 +21,19 @@ MUTANTS = (
         new="""\
         self.vote = None
         self.set_leader(leader_id)""",
-        kill="KILL.raft",
+        kill="m03_vote_kept_within_a_term.raft",
     ),
     mutant(
         "M04",
-        "repeated votes are counted (xraft#27)",
-        "raft.quorum",
-        old="            granted += vote\n",
-        new="            granted += 2 * vote\n",
-        kill="KILL.raft",
+        "votes are counted, not voters: one that comes twice is two (xraft#27)",
+        "raft.election",
+        old="        core.votes.setdefault(reply.sender, reply.granted)\n",
+        new="""\
+        unheard = [it for it in core.configuration.all_voters if it not in core.votes]
+        voter = reply.sender if reply.sender in unheard else unheard[0]
+        core.votes.setdefault(voter, reply.granted)
+""",
+        kill="m04_votes_are_of_voters.raft",
     ),
     mutant(
         "M05",
@@ -37,7 +41,7 @@ MUTANTS = (
         "raft.election",
         old="if asked and reply.term == term:",
         new="if asked:",
-        kill="KILL.raft",
+        kill="m05_answer_to_an_earlier_campaign.raft",
     ),
     mutant(
         "M06",
@@ -45,7 +49,7 @@ MUTANTS = (
         "raft.election",
         old="request.last_log < core.log.last_id:",
         new="request.last_log.index < core.log.last_id.index:",
-        kill="KILL.raft",
+        kill="m06_terms_come_before_length.raft",
     ),
     mutant(
         "M07",
@@ -53,7 +57,7 @@ MUTANTS = (
         "raft.quorum",
         old="return voters // 2 + 1",
         new="return (voters + 1) // 2",
-        kill="KILL.raft",
+        kill="m07_half_is_no_majority.raft",
     ),
     mutant(
         "M08",
@@ -65,7 +69,7 @@ MUTANTS = (
         new="""\
     term = min(core.term, Term(request.term - 1))
     if refusal is not None:""",
-        kill="KILL.raft",
+        kill="m08_refusals_tell_their_term.raft",
     ),
     mutant(
         "M09",
@@ -78,7 +82,7 @@ MUTANTS = (
         new="""\
     return False
     timer""",
-        kill="KILL.raft",
+        kill="m09_who_hears_a_leader_listens_to_no_candidate.raft",
     ),
     mutant(
         "M10",
@@ -86,7 +90,7 @@ MUTANTS = (
         "raft.replication",
         old="return has_quorum(core.configuration.halves, active)",
         new="return bool(active)",
-        kill="KILL.raft",
+        kill="m10_leader_without_a_quorum_steps_down.raft",
     ),
     mutant(
         "M43-campaigns",
@@ -94,7 +98,7 @@ MUTANTS = (
         "raft.election",
         old="    return core.configuration.is_voter(core.node_id) or (",
         new="    return True or (",
-        kill="KILL.raft",
+        kill="m43_learner_never_campaigns.raft",
     ),
     mutant(
         "M43-refuses",
@@ -110,7 +114,7 @@ MUTANTS = (
     ):
         return Refusal.TERM_STALE
 """,
-        kill="KILL.raft",
+        kill="m43_learner_votes.raft",
     ),
     mutant(
         "M65-lags",
@@ -119,10 +123,10 @@ MUTANTS = (
         old="        or core.log.last_index < message.last_index\n",
         new="""\
 """,
-        kill="KILL.raft",
+        kill="m65_lagging_transferee_does_not_campaign.raft",
     ),
     mutant(
-        "M65-unpromoted",
+        "M65-demoted",
         "a transferee that is no voter by its log campaigns (cockroach#68539)",
         "raft.election",
         old="""\
@@ -130,7 +134,7 @@ MUTANTS = (
     ):
 """,
         new="    ):\n",
-        kill="KILL.raft",
+        kill="m65_demoted_transferee_does_not_campaign.raft",
     ),
     mutant(
         "hurry",
@@ -142,7 +146,7 @@ MUTANTS = (
 """,
         new="""\
 """,
-        kill="KILL.raft",
+        kill="lease_survives_closed_connections.raft",
     ),
     mutant(
         "forgot",
@@ -154,7 +158,7 @@ MUTANTS = (
         new="""\
         False
         and core.tick_count""",
-        kill="KILL.raft",
+        kill="lease_survives_restarts.raft",
     ),
     mutant(
         "boast",
@@ -162,6 +166,6 @@ MUTANTS = (
         "raft.election",
         old="            core.persistence.send_when_durable(request, last.index)",
         new="            core.messages.append(request)",
-        kill="KILL.raft",
+        kill="candidate_has_written_what_it_boasts_of.raft",
     ),
 )

@@ -1,6 +1,6 @@
 """Bugs of snapshots and of changes of the members, in the core."""
 
-from kvstore.simulation.mutants.mutant import mutant
+from kvstore.simulation.mutants.mutant import Edit, Mutant, mutant
 
 MUTANTS = (
     mutant(
@@ -9,7 +9,7 @@ MUTANTS = (
         "raft.replication",
         old="if last.index <= core.commit_index or log.matches(last):",
         new="if last.index <= log.last_index:",
-        kill="KILL.raft",
+        kill="m30_snapshot_leaves_no_conflicting_tail.raft",
     ),
     mutant(
         "M31",
@@ -17,7 +17,7 @@ MUTANTS = (
         "raft.replication",
         old="if last.index <= core.commit_index or log.matches(last):",
         new="if False:",
-        kill="KILL.raft",
+        kill="m31_old_snapshot_takes_nothing_away.raft",
     ),
     mutant(
         "M35",
@@ -29,7 +29,7 @@ MUTANTS = (
         new="""\
         if False:
             return False""",
-        kill="KILL.raft",
+        kill="m35_nothing_is_applied_before_its_snapshot.raft",
     ),
     mutant(
         "M36",
@@ -45,15 +45,24 @@ MUTANTS = (
             0, (last.index, Configuration.decode(snapshot.configuration))
         )
 """,
-        kill="KILL.raft",
+        kill="m36_members_are_those_of_the_snapshot.raft",
     ),
-    mutant(
-        "M37",
-        "a new leader changes members before its first commit (the bug of 2015)",
-        "raft.core",
-        old="        self.term_committed = False",
-        new="        self.term_committed = True",
-        kill="KILL.raft",
+    Mutant(
+        id="M37",
+        what="a new leader changes members before its first commit (the bug of 2015)",
+        edits=(
+            Edit(
+                module="kvstore.raft.changes",
+                old="        leadership.term_committed\n        and not core",
+                new="        not core",
+            ),
+            Edit(
+                module="kvstore.raft.changes",
+                old="    if not leadership.term_committed:",
+                new="    if False:",
+            ),
+        ),
+        kill="m37_new_leader_changes_no_members_at_once.raft",
     ),
     mutant(
         "M38",
@@ -62,7 +71,7 @@ MUTANTS = (
         old="        and core.log.configuration_index <= core.commit_index\n",
         new="""\
 """,
-        kill="KILL.raft",
+        kill="m38_one_change_at_a_time.raft",
     ),
     mutant(
         "M39-commit",
@@ -76,7 +85,7 @@ for voter in half])
 for voter in half])
             for half in halves[:1]
 """,
-        kill="KILL.raft",
+        kill="m39_both_halves_commit.raft",
     ),
     mutant(
         "M39-elect",
@@ -84,7 +93,7 @@ for voter in half])
         "raft.quorum",
         old="    results = {vote_result(half, votes) for half in halves}",
         new="    results = {vote_result(half, votes) for half in halves[:1]}",
-        kill="KILL.raft",
+        kill="m39_both_halves_elect.raft",
     ),
     mutant(
         "M40",
@@ -96,7 +105,7 @@ for voter in half])
 """,
         new="""\
 """,
-        kill="KILL.raft",
+        kill="m40_truncation_takes_members_back.raft",
     ),
     mutant(
         "M42",
@@ -107,7 +116,7 @@ for voter in half])
     entered_in = core.log.term(core.log.configuration_index)
     if configuration.is_joint and entered_in == core.term:
 """,
-        kill="KILL.raft",
+        kill="m42_successor_leaves_the_joint_configuration.raft",
     ),
     mutant(
         "needed",
@@ -119,7 +128,7 @@ for voter in half])
     )
 """,
         new="    return core.configuration.is_voter(core.node_id)\n",
-        kill="KILL.raft",
+        kill="removed_leader_is_still_needed.raft",
     ),
     mutant(
         "early",
@@ -131,6 +140,6 @@ for voter in half])
 """,
         new="""\
 """,
-        kill="KILL.raft",
+        kill="nothing_is_promised_before_a_snapshot_is_installed.raft",
     ),
 )

@@ -9,15 +9,15 @@ MUTANTS = (
         "raft.reads",
         old="if not has_quorum(halves, self._confirming):",
         new="if not self._confirming:",
-        kill="KILL.raft",
+        kill="m44_cut_off_leader_answers_no_read.raft",
     ),
     mutant(
         "M45",
         "a new leader reads before its first commit (etcd#7331, tikv#6340)",
-        "raft.core",
-        old="        self.term_committed = False",
-        new="        self.term_committed = True",
-        kill="KILL.raft",
+        "raft.reading",
+        old="    return leadership.term_committed and leadership.reads.wants_round",
+        new="    return leadership.reads.wants_round",
+        kill="m45_new_leader_reads_after_its_first_commit.raft",
     ),
     mutant(
         "M46",
@@ -25,7 +25,7 @@ MUTANTS = (
         "raft.reads",
         old="if number != self._round or number == 0:",
         new="if self._round == 0 or number == 0:",
-        kill="KILL.raft",
+        kill="m46_read_rounds_are_never_reused.raft",
     ),
     mutant(
         "M48",
@@ -33,7 +33,7 @@ MUTANTS = (
         "raft.handover",
         old="    leadership.lease.void = True\n",
         new="    leadership.lease.until_ms = 0\n",
-        kill="KILL.raft",
+        kill="m48_no_lease_through_a_transfer.raft",
     ),
     mutant(
         "M49",
@@ -41,6 +41,6 @@ MUTANTS = (
         "raft.reading",
         old="extend(confirmed.started_ms + core.options.lease_ms)",
         new="extend(core.now_ms + core.options.lease_ms)",
-        kill="KILL.raft",
+        kill="m49_lease_counts_from_the_question.raft",
     ),
 )

@@ -10,7 +10,7 @@ MUTANTS = (
         old=" and log.term(index) == core.term",
         new="""\
 """,
-        kill="KILL.raft",
+        kill="m11_old_term_not_committed_by_count.raft",
     ),
     mutant(
         "M12",
@@ -18,7 +18,7 @@ MUTANTS = (
         "raft.replication",
         old="core.commit_to(min(message.commit_index, reaches))",
         new="core.commit_to(min(message.commit_index, core.log.last_index))",
-        kill="KILL.raft",
+        kill="m12_commit_only_what_a_message_vouches_for.raft",
     ),
     mutant(
         "M13",
@@ -26,7 +26,7 @@ MUTANTS = (
         "raft.core",
         old="if index > self.commit_index:",
         new="if index != self.commit_index:",
-        kill="KILL.raft",
+        kill="m13_commit_never_falls.raft",
     ),
     mutant(
         "M14",
@@ -34,7 +34,7 @@ MUTANTS = (
         "raft.replication",
         old="    first_new = log.first_conflict(entries)",
         new="    first_new = 0",
-        kill="KILL.raft",
+        kill="m14_late_append_takes_nothing_away.raft",
     ),
     mutant(
         "M15",
@@ -42,7 +42,7 @@ MUTANTS = (
         "raft.replication",
         old="    _acknowledge(core, message.sender, reaches)\n",
         new="    _acknowledge(core, message.sender, log.last_index)\n",
-        kill="KILL.raft",
+        kill="m12_commit_only_what_a_message_vouches_for.raft",
     ),
     mutant(
         "M16",
@@ -53,7 +53,7 @@ MUTANTS = (
         new="""\
         self.match_index = retry_index
         self.next_index = LogIndex(retry_index + 1)""",
-        kill="KILL.raft",
+        kill="m16_hint_is_no_match.raft",
     ),
     mutant(
         "M17",
@@ -65,7 +65,7 @@ MUTANTS = (
 """,
         new="""\
 """,
-        kill="KILL.raft",
+        kill="m14_late_append_takes_nothing_away.raft",
     ),
     mutant(
         "M18",
@@ -73,7 +73,7 @@ MUTANTS = (
         "raft.persistence",
         old="if index <= stable]",
         new="if index >= 0]",
-        kill="KILL.raft",
+        kill="m18_acknowledgement_waits_for_the_disk.raft",
     ),
     mutant(
         "M19",
@@ -87,7 +87,7 @@ MUTANTS = (
         ),
         index if core.log.has_unwritten else LogIndex(0),
     )""",
-        kill="KILL.raft",
+        kill="m19_repeated_append_waits_for_the_disk.raft",
     ),
     mutant(
         "M20",
@@ -95,7 +95,7 @@ MUTANTS = (
         "raft.replication",
         old="matches[core.node_id] = log.stable_index",
         new="matches[core.node_id] = log.last_index",
-        kill="KILL.raft",
+        kill="m20_leader_counts_what_it_has_written.raft",
     ),
     mutant(
         "M21",
@@ -104,15 +104,23 @@ MUTANTS = (
         old="        self.handed_out_index = min(self.handed_out_index, index)\n",
         new="""\
 """,
-        kill="KILL.raft",
+        kill="m21_write_vouches_for_what_it_wrote.raft",
     ),
     mutant(
         "M23",
         "backtracking stops at a limit (openraft 6d53aa12)",
         "raft.progress",
-        old="retry_index = min(retry_index, LogIndex(index - 1))",
-        new="retry_index = max(retry_index, LogIndex(50))",
-        kill="KILL.raft",
+        old="""\
+        if index <= self.match_index:
+            return False
+        self._fire(PeerEvent.REJECTED)
+""",
+        new="""\
+        if index <= self.match_index or index - retry_index > 8:
+            return False
+        self._fire(PeerEvent.REJECTED)
+""",
+        kill="m23_divergence_has_no_limit.raft",
     ),
     mutant(
         "M24-window",
@@ -122,7 +130,7 @@ MUTANTS = (
         self._sent.clear()
         self.bytes = 0""",
         new="        self._sent.clear()",
-        kill="KILL.raft",
+        kill="m24_window_is_released.raft",
     ),
     mutant(
         "M24-refund",
@@ -130,7 +138,7 @@ MUTANTS = (
         "raft.core",
         old="            self.uncommitted_bytes -= charges.popleft()[1]",
         new="            charges.popleft()",
-        kill="KILL.raft",
+        kill="m24_proposals_are_refunded.raft",
     ),
     mutant(
         "busy",
@@ -138,7 +146,7 @@ MUTANTS = (
         "raft.replication",
         old="elif written is None or written[0] != number:",
         new="elif written is None:",
-        kill="KILL.raft",
+        kill="busy_disk_has_not_stalled.raft",
     ),
     mutant(
         "late",
@@ -148,6 +156,6 @@ MUTANTS = (
         self.persistence.drop_waiting()
         self.set_leader(None)""",
         new="        self.set_leader(None)",
-        kill="KILL.raft",
+        kill="late_acknowledgement_is_dropped.raft",
     ),
 )
