@@ -5,18 +5,35 @@ every test of a cluster is also a test of all of them.
 """
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
 from kvstore.raft.events import Event
 from kvstore.raft.invariants import ClusterChecker, Member
 from kvstore.raft.membership import NOBODY, AddLearner, Change, Configuration
 from kvstore.raft.messages import Entry, EntryId, InstallSnapshot, Message
 from kvstore.raft.node import RaftNode
+from kvstore.raft.observed import DurableView
 from kvstore.raft.options import RaftOptions
 from kvstore.raft.ready import ReadState, Ready
 from kvstore.types import LogIndex, NodeId
 from tests.raft.disk import Disk
 from tests.raft.pieces import OPTIONS, TICK_MS, founded, info, log_terms
+
+
+class Checker(Protocol):
+    """Who watches a cluster; it raises at the step that breaks a rule."""
+
+    def check(self, members: Mapping[NodeId, Member]) -> None: ...
+    def check_member(
+        self, node_id: NodeId, members: Mapping[NodeId, Member]
+    ) -> None: ...
+    def message_sent(self, message: Message, durable: DurableView) -> None: ...
+    def handed_out(self, node_id: NodeId, entries: Iterable[Entry]) -> None: ...
+    def installed(self, node_id: NodeId, last: EntryId) -> None: ...
+    def restarted(self, node_id: NodeId, applied_index: LogIndex) -> None: ...
+    def read_asked(self, node_id: NodeId, request_id: int) -> None: ...
+    def read_answered(self, node_id: NodeId, state: ReadState) -> None: ...
 
 
 class Server:
@@ -56,6 +73,7 @@ class Cluster:
         terms: Sequence[int] = (),
         learners: Sequence[int] = (),
         leases: bool = False,
+        checker: Checker | None = None,
     ) -> None:
         """``learners``: of the ids from 1 to ``size``, those that do not vote."""
         self.random = random.Random(seed)
@@ -70,7 +88,7 @@ class Cluster:
             )
         }
         self.members: dict[NodeId, Member] = {}
-        self.checker = ClusterChecker()
+        self.checker: Checker = checker or ClusterChecker()
         self.now_ms = 0
         self.states: dict[EntryId, list[Entry]] = {}
         """What each snapshot holds."""

@@ -9,6 +9,7 @@ the name of its test.
 import hashlib
 import random
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
@@ -45,7 +46,9 @@ TICK_MS_MIN = 7
 class Walk:
     """One seed's cluster and its faults."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(
+        self, seed: int, *, make_cluster: Callable[..., Cluster] = Cluster
+    ) -> None:
         self.random = random.Random(seed)
         choose = self.random.choice
         timeout_ticks = choose([3, 10])
@@ -63,7 +66,7 @@ class Walk:
             log_cache_bytes_max=choose([0, 600, 1 << 24]),
             uncommitted_bytes_max=choose([200, 1 << 26]),
         )
-        self.cluster = Cluster(
+        self.cluster = make_cluster(
             choose([1, 2, 3, 3, 3, 4, 5, 5]),
             options=self.options,
             seed=seed,
