@@ -210,15 +210,24 @@ class Model:
         match command.WhichOneof("command"):
             case "put":
                 _need_key(command.put.key)
-                return self._write_one(kv_pb2.Operation(put=command.put))
+                store, changes = self.stores[-1].copy(), list[Change]()
+                put = _put(store, command.put, self.revision + 1, changes)
+                self._keep(store, changes)
+                return kv_pb2.Result(put=put)
             case "delete_range":
                 _need_key(command.delete_range.key)
-                operation = kv_pb2.Operation(delete_range=command.delete_range)
-                return self._write_one(operation)
+                store, changes = self.stores[-1].copy(), []
+                new = self.revision + 1
+                deleted = _delete(store, command.delete_range, new, changes)
+                self._keep(store, changes)
+                deleted.revision = self.revision
+                return kv_pb2.Result(delete_range=deleted)
             case "txn":
                 branches = self._decide(command.txn, [])
                 result = kv_pb2.Result()
-                self._write(command.txn, branches, result.txn)
+                store, changes = self.stores[-1].copy(), []
+                self._run(command.txn, branches, result.txn, store, changes)
+                self._keep(store, changes)
                 return result
             case "compact":
                 self._compact(command.compact.revision)
@@ -269,16 +278,8 @@ class Model:
                     raise InvalidRequest("")
         return branches
 
-    def _write_one(self, operation: kv_pb2.Operation) -> kv_pb2.Result:
-        result = kv_pb2.TxnResult()
-        self._write(kv_pb2.Txn(success=[operation]), [True], result)
-        return result.results[0]
-
-    def _write(
-        self, txn: kv_pb2.Txn, branches: list[bool], result: kv_pb2.TxnResult
-    ) -> None:
-        store, changes = self.stores[-1].copy(), list[Change]()
-        self._run(txn, branches, result, store, changes)
+    def _keep(self, store: Store, changes: list[Change]) -> None:
+        """A command is through: its changes, if it made any, are one revision."""
         if changes:
             self.stores.append(store)
             self.changes += changes
