@@ -12,6 +12,7 @@ table           all of them, by id; they are written down in ``catalogue``
 patching        the import hook
 worker          a process that was started with a mutant, and what is asked of it
 killing         a mutant and its schedule: what notices it
+noticing        how a scenario says that something is wrong
 scenarios       schedules that are no ``.raft`` script: real storage, whole members
 ==============  =====================================================================
 

@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kvstore.simulation.mutants.noticing import Noticed
 from kvstore.simulation.mutants.table import find
 from kvstore.simulation.mutants.worker import Json, Worker, WorkerFailed
 
@@ -15,7 +16,7 @@ SCRIPTS = Path(__file__).parent / "scripts"
 """Where the ``.raft`` files are that kill."""
 CLAIMS = ("assert-", "expect-error")
 """How lines of a script begin that claim something."""
-OWN_CHECKS = frozenset({"AssertionError", "LookupError"})
+OWN_CHECKS = frozenset({"AssertionError", "CorruptionError", "LookupError"})
 """How the code itself notices that it is broken: in production the node would end."""
 
 
@@ -60,25 +61,29 @@ def kill_in(worker: Worker, schedule: str) -> Kill | None:
 
 def attempt(schedule: str) -> Json:
     """In the worker: run a schedule. What noticed the mutant, and the facts."""
-    if not schedule.endswith(".raft"):
+    # Here, and not above: it imports what a mutant changes.
+    from kvstore.raft.invariants import InvariantViolation
+
+    try:
+        if schedule.endswith(".raft"):
+            return _attempt_script(SCRIPTS / schedule)
         module, _, function = schedule.partition(":")
-        scenarios = f"{__package__}.scenarios.{module}"
-        found: Json = getattr(import_module(scenarios), function)()
-        return found
-    return _attempt_script(SCRIPTS / schedule)
+        scenarios = import_module(f"{__package__}.scenarios.{module}")
+        getattr(scenarios, function)()
+    except InvariantViolation as violation:
+        facts = [str(violation), *getattr(violation, "__notes__", [])]
+        return [str(violation).partition(":")[0], "\n".join(facts)]
+    except Noticed as noticed:
+        return [noticed.check, noticed.facts]
+    return None
 
 
 def _attempt_script(path: Path) -> Json:
-    # Here, and not above: these import what a mutant changes.
-    from kvstore.raft.invariants import InvariantViolation
     from kvstore.simulation.script import ScriptError, parse, replay
 
     script = parse(path.read_text(), path.name)
     try:
         replay(script)
-    except InvariantViolation as violation:
-        facts = [str(violation), *getattr(violation, "__notes__", [])]
-        return [str(violation).partition(":")[0], "\n".join(facts)]
     except ScriptError as error:
         return [_claim(error, path), str(error)]
     return None

@@ -1,10 +1,12 @@
 """All mutants, by id."""
 
 from kvstore.simulation.mutants.catalogue import (
+    clients,
     elections,
     members,
     reads,
     replication,
+    storage,
 )
 from kvstore.simulation.mutants.mutant import Mutant
 
@@ -15,6 +17,8 @@ MUTANTS: tuple[Mutant, ...] = tuple(
             *replication.MUTANTS,
             *members.MUTANTS,
             *reads.MUTANTS,
+            *storage.MUTANTS,
+            *clients.MUTANTS,
         ),
         key=lambda it: it.id,
     )

@@ -1,6 +1,6 @@
 """Bugs of replication: what is acknowledged, counted and committed."""
 
-from kvstore.simulation.mutants.mutant import mutant
+from kvstore.simulation.mutants.mutant import Edit, Mutant, mutant
 
 MUTANTS = (
     mutant(
@@ -157,5 +157,39 @@ MUTANTS = (
         self.set_leader(None)""",
         new="        self.set_leader(None)",
         kill="late_acknowledgement_is_dropped.raft",
+    ),
+    mutant(
+        "M28-skips",
+        "a replay begins one entry too late (etcd's test of RawNode's pagination)",
+        "raft.node",
+        old="        self._applying_index = applied_index\n",
+        new="        self._applying_index = min(LogIndex(applied_index + 1), "
+        "log.last_index)\n",
+        kill="m28_replay_goes_on_behind_the_state.raft",
+    ),
+    mutant(
+        "M28-repeats",
+        "a replay begins one entry too early",
+        "raft.node",
+        old="        self._applying_index = applied_index\n",
+        new="        self._applying_index = LogIndex(max(applied_index - 1, 0))\n",
+        kill="m28_replay_goes_on_behind_the_state.raft",
+    ),
+    Mutant(
+        id="M29",
+        what="what is durable is applied before it is committed (redpanda#5090)",
+        edits=(
+            Edit(
+                module="kvstore.raft.node",
+                old="        durable = min(core.commit_index, core.log.stable_index)\n",
+                new="        durable = core.log.stable_index\n",
+            ),
+            Edit(
+                module="kvstore.raft.node",
+                old="LogIndex(min(core.commit_index, core.log.stable_index) + 1),",
+                new="LogIndex(core.log.stable_index + 1),",
+            ),
+        ),
+        kill="m29_nothing_is_applied_before_it_is_committed.raft",
     ),
 )

@@ -1,0 +1,101 @@
+"""Whole members in memory: what becomes of writes and reads, and what clients hear."""
+
+from kvstore.pb import kv_pb2
+from kvstore.raft.messages import ReadIndexReply
+from kvstore.replica.messages import ForwardReply
+from kvstore.simulation.mutants.noticing import require
+from kvstore.simulation.mutants.scenarios.bench import Bench
+
+
+def read_waits_for_the_state() -> None:
+    """A read is confirmed at a member whose state lags behind."""
+    bench = Bench()
+    bench.elect(1)
+    bench.slow_states = {2}
+    for key in ("a", "b", "c"):
+        bench.write(1, key)
+    bench.tick(1)
+    bench.read(2)
+    bench.slow_states = set()
+    bench.settle()
+    bench.tick(1)
+    bench.judge(1)
+
+
+def write_in_doubt_is_not_denied() -> None:
+    """A leader passes a write on, and is cut off before it hears how that ended."""
+    bench = Bench()
+    bench.elect(1)
+    bench.slow_disks = {2, 3}
+    ticket = bench.write(1, "a")
+    bench.cut = {1}
+    bench.slow_disks = set()
+    bench.settle()
+    bench.elect(2)
+    for _ in range(3):
+        bench.tick(2)
+    for _ in range(40):
+        bench.tick(1)
+    bench.judge(2)
+    require(
+        bench.writes[ticket].error is not None,
+        "a client hears nothing of a write whose leader is gone (LIVE)",
+    )
+
+
+def overwritten_write_is_not_answered() -> None:
+    """At the index of a write that only its leader has, another's is committed."""
+    bench = Bench()
+    bench.elect(1)
+    bench.cut = {1}
+    bench.write(1, "lost")
+    bench.elect(2)
+    bench.write(2, "kept")
+    bench.cut = set()
+    for _ in range(3):
+        bench.tick(2)
+    bench.judge(1)
+    bench.judge(2)
+
+
+def passed_on_write_is_not_sent_again() -> None:
+    """A follower's connection breaks after a write has reached the leader."""
+    bench = Bench()
+    bench.elect(1)
+    bench.holding = (ForwardReply,)
+    bench.write(2, "a")
+    bench.disconnect(2, 1)
+    bench.settle()
+    bench.tick(1)
+    bench.tick(1)
+    bench.release()
+    bench.judge(1)
+
+
+def late_reply_is_for_nobody_else() -> None:
+    """What a leader answers to an earlier life of a member comes after its restart."""
+    bench = Bench()
+    bench.elect(1)
+    bench.holding = (ForwardReply,)
+    bench.write(2, "a")
+    bench.crash(2)
+    bench.start(2)
+    bench.tick(1)
+    bench.write(2, "b")
+    bench.release()
+    bench.tick(1)
+    bench.judge(1)
+
+
+def age_counts_from_the_question() -> None:
+    """A round is confirmed late; then somebody reads what may be a little old."""
+    bench = Bench()
+    bench.elect(1)
+    bench.holding = (ReadIndexReply,)
+    bench.read(2)
+    bench.cut = {2}
+    bench.write(1, "a")
+    bench.pass_time(100)
+    bench.release()
+    bench.pass_time(20)
+    bench.read(2, kv_pb2.ReadOptions(consistency=kv_pb2.BOUNDED, staleness_ms_max=50))
