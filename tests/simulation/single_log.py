@@ -164,8 +164,11 @@ class SingleLog:
         activity = self.state.sessions.activity()
         if activity and self.random.random() < 0.3:
             it = self.random.choice(list(activity))
-            gone = kv_pb2.SessionActivity(session_id=it, index=activity[it])
+            # Void for one that was active since, and in another term.
+            late, later = self.random.choice([(0, 0), (0, 0), (1, 0), (0, 1)])
+            gone = kv_pb2.SessionActivity(session_id=it, index=activity[it] - late)
             expire = kv_pb2.ExpireSessions(sessions=[gone], term=self.term)
+            self.term = Term(self.term + later)
             command = kv_pb2.Command(expire_sessions=expire)
         self.append(kv_pb2.CommandBatch(commands=[command]).SerializeToString())
 
