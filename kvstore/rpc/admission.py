@@ -26,6 +26,7 @@ from kvstore.errors import (
     Unavailable,
 )
 from kvstore.raft.membership import Configuration
+from kvstore.replica.admission import Standing, standing
 from kvstore.replica.interfaces import Identity
 from kvstore.types import (
     INCARNATION_MAX,
@@ -145,28 +146,26 @@ Admit = Callable[[Hello], Refusal | None]
 """Why a member that speaks to the right one is refused; None: it is not."""
 
 
-def refusal_by(configuration: Configuration, hello: Hello) -> Refusal | None:
-    """Judge a member of our cluster by a configuration that is committed.
-
-    By one that is not, nobody may be sent away: it may yet be taken back. A member that
-    the configuration does not know is accepted: it may be newer than what we have
-    heard, and a node that joins knows nobody at all.
-    """
+def refusal_by(
+    settled: Configuration, latest: Configuration, hello: Hello
+) -> Refusal | None:
+    """Judge a member of our cluster, as :func:`~kvstore.replica.admission.standing`."""
     sender = hello.sender
-    if sender in configuration.removed:
-        reason = f"member {sender} was removed from the cluster: its id is spent"
-        return Refusal(RefusalKind.REMOVED, reason)
-    known = configuration.members.get(sender)
-    if known is not None and known.incarnation not in (
-        UNKNOWN_INCARNATION,
-        hello.incarnation,
-    ):
-        reason = (
-            f"member {sender} speaks from another data directory than the cluster "
-            "knows: if its disk was lost, remove it and add a new member under a new id"
-        )
-        return Refusal(RefusalKind.IDENTITY_LOST, reason)
-    return None
+    match standing(settled, latest, sender, hello.incarnation):
+        case Standing.ADMITTED:
+            return None
+        case Standing.REMOVED:
+            reason = f"member {sender} was removed from the cluster: its id is spent"
+            return Refusal(RefusalKind.REMOVED, reason)
+        case Standing.REPLACED:
+            kind, knows = RefusalKind.IDENTITY_LOST, "knows"
+        case Standing.DOUBTED:
+            kind, knows = RefusalKind.UNKNOWN, "is about to know"
+    reason = (
+        f"member {sender} speaks from another data directory than the cluster {knows}: "
+        "if its disk was lost, remove it and add a new member under a new id"
+    )
+    return Refusal(kind, reason)
 
 
 def refusal_in(

@@ -156,7 +156,7 @@ class Network:
             del self._identified[gone]
 
     def _admit(self, hello: Hello) -> Refusal | None:
-        return refusal_by(self._settled, hello)
+        return refusal_by(self._settled, self._configuration, hello)
 
     def _on_identified(self, peer: NodeId, incarnation: Incarnation) -> None:
         self._identified[peer] = incarnation

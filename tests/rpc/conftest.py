@@ -84,7 +84,7 @@ class Member:
         self.transport.update(configuration.members)
 
     def _admit(self, hello: Hello) -> Refusal | None:
-        return refusal_by(self.configuration, hello)
+        return refusal_by(self.configuration, self.configuration, hello)
 
     async def serve(self, port: int = 0) -> None:
         self.server = grpc.aio.server(options=list(SERVER_OPTIONS))

@@ -99,7 +99,24 @@ def test_a_member_is_judged_by_the_configuration(
     ours: Configuration, kind: RefusalKind | None
 ) -> None:
     """Only those are sent away that it knows to be gone, or to be somebody else."""
-    refusal = refusal_by(ours, HELLO)
+    refusal = refusal_by(ours, ours, HELLO)
+    assert (None if refusal is None else refusal.kind) is kind
+
+
+@pytest.mark.parametrize(
+    ("latest", "kind"),
+    [
+        pytest.param(configuration(22), None, id="as_it_says"),
+        pytest.param(configuration(0), None, id="incarnation_not_recorded"),
+        pytest.param(configuration(23), RefusalKind.UNKNOWN, id="other_directory"),
+        pytest.param(replace(NOBODY, removed=(NodeId(2),)), None, id="removed"),
+    ],
+)
+def test_by_what_is_not_committed_nobody_is_sent_away_for_good(
+    latest: Configuration, kind: RefusalKind | None
+) -> None:
+    """But whoever lost its disk is not heard: its vote would count by the latest."""
+    refusal = refusal_by(NOBODY, latest, HELLO)
     assert (None if refusal is None else refusal.kind) is kind
 
 
