@@ -69,6 +69,14 @@ MUTANTS = (
         new="    return overwritten() if why else LeadershipLost(",
         kill="replicas:write_in_doubt_is_not_denied",
     ),
+    mutant(
+        "M53-hasty",
+        "what follows the first entry of a new term is taken for lost",
+        "replica.proposals",
+        old="                if index > last.index and proposed.term < last.term:",
+        new="                if index > last.index:",
+        kill="replicas:write_behind_a_new_term_is_not_denied",
+    ),
     Mutant(
         id="M54",
         what="who waits for an entry is found by its index alone (kin of openraft "
@@ -120,5 +128,13 @@ MUTANTS = (
         old="            self._fresh_ms = max(self._fresh_ms or 0, group.asked_ms)",
         new="            self._fresh_ms = max(self._fresh_ms or 0, self.now_ms)",
         kill="replicas:age_counts_from_the_question",
+    ),
+    mutant(
+        "active",
+        "a session expires that was used since it was found silent",
+        "state_machine.sessions",
+        old="session is not None and session.last_index == last_index:",
+        new="session is not None:",
+        kill="clients:active_session_stays_open",
     ),
 )

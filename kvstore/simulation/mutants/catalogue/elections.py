@@ -1,6 +1,6 @@
 """Bugs of elections: votes, terms, patience, handing over."""
 
-from kvstore.simulation.mutants.mutant import mutant
+from kvstore.simulation.mutants.mutant import Edit, Mutant, mutant
 
 MUTANTS = (
     mutant(
@@ -167,5 +167,22 @@ MUTANTS = (
         old="            core.persistence.send_when_durable(request, last.index)",
         new="            core.messages.append(request)",
         kill="candidate_has_written_what_it_boasts_of.raft",
+    ),
+    Mutant(
+        id="deaf",
+        what="a leader of an earlier term is not told so",
+        edits=(
+            Edit(
+                module="kvstore.raft.node",
+                old="replication.handle_stale_append(core, message.sender)",
+                new="pass",
+            ),
+            Edit(
+                module="kvstore.raft.node",
+                old="replication.handle_stale_heartbeat(core, message)",
+                new="pass",
+            ),
+        ),
+        kill="higher_term_is_told_to_an_old_leader.raft",
     ),
 )

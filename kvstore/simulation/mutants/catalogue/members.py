@@ -142,4 +142,12 @@ for voter in half])
 """,
         kill="nothing_is_promised_before_a_snapshot_is_installed.raft",
     ),
+    mutant(
+        "unready",
+        "a learner that lags is made a voter",
+        "raft.changes",
+        old="    if not _is_caught_up(core, leadership, node_id):",
+        new="    if False:",
+        kill="learner_that_lags_is_not_promoted.raft",
+    ),
 )

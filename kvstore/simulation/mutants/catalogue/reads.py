@@ -43,4 +43,12 @@ MUTANTS = (
         new="extend(core.now_ms + core.options.lease_ms)",
         kill="m49_lease_counts_from_the_question.raft",
     ),
+    mutant(
+        "unbound",
+        "voters that do not know of leases confirm one",
+        "raft.reading",
+        old="    if has_quorum(core.configuration.halves, bound):",
+        new="    if has_quorum(core.configuration.halves, confirmed.voters):",
+        kill="lease_is_of_voters_that_know_of_leases.raft",
+    ),
 )

@@ -21,6 +21,14 @@ MUTANTS = (
         kill="m12_commit_only_what_a_message_vouches_for.raft",
     ),
     mutant(
+        "M12-heartbeat",
+        "a heartbeat tells all that is committed (scylla#9965)",
+        "raft.replication",
+        old="commit_index=min(progress.match_index, core.commit_index),",
+        new="commit_index=core.commit_index,",
+        kill="m12_heartbeat_commits_what_is_known_to_match.raft",
+    ),
+    mutant(
         "M13",
         "the commit index may fall (PySyncObj#166)",
         "raft.core",

@@ -142,4 +142,12 @@ MUTANTS = (
         return __import__("dataclasses").replace(progress, revision=newest), summary""",
         kill="states:revision_survives_compaction",
     ),
+    mutant(
+        "note",
+        "nothing notes that a snapshot is being installed",
+        "storage.log_write",
+        old="    txn.put(INSTALL_KEY, record, db=environment.database(META))\n",
+        new="    del record\n",
+        kill="snapshots:installing_is_one_step",
+    ),
 )

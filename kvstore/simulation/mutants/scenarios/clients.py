@@ -24,6 +24,15 @@ REPEATED = log_of(
     [numbered(1, 1, WRITE), WRITE],
 )
 """A client whose answer was lost sends its command again."""
+EXPIRY = kv_pb2.ExpireSessions(
+    sessions=[kv_pb2.SessionActivity(session_id=1, index=1)], term=1
+)
+EXPIRING = log_of(
+    [OPEN_SESSION],
+    [numbered(1, 1, WRITE), WRITE],
+    [kv_pb2.Command(expire_sessions=EXPIRY)],
+)
+"""A session is to expire unless it was active since entry 1, as it was."""
 
 
 def repeated_command_is_carried_out_once() -> None:
@@ -57,21 +66,24 @@ def every_member_remembers_the_answer() -> None:
     )
 
 
+def active_session_stays_open() -> None:
+    """A leader finds a session silent, and an entry of it comes before it says so."""
+    state = MemoryState()
+    apply_all(state, EXPIRING)
+    require(
+        len(state.sessions) == 1,
+        "a session expires that was active (SES)",
+        state.progress.index,
+    )
+
+
 def late_replay_expires_nobody() -> None:
     """One member applies an entry long after the other: an hour by its own clock."""
-    expiry = kv_pb2.ExpireSessions(
-        sessions=[kv_pb2.SessionActivity(session_id=1, index=1)], term=1
-    )
-    log = log_of(
-        [OPEN_SESSION],
-        [numbered(1, 1, WRITE), WRITE],
-        [kv_pb2.Command(expire_sessions=expiry)],
-    )
     soon, late = MemoryState(), MemoryState()
-    apply_all(soon, log)
-    apply_all(late, log[:2])
+    apply_all(soon, EXPIRING)
+    apply_all(late, EXPIRING[:2])
     with an_hour_later():
-        apply_all(late, log)
+        apply_all(late, EXPIRING)
     require(
         state_hash(soon) == state_hash(late),
         "members at one index differ by when they applied it (I12)",

@@ -1,7 +1,7 @@
 """Whole members in memory: what becomes of writes and reads, and what clients hear."""
 
 from kvstore.pb import kv_pb2
-from kvstore.raft.messages import ReadIndexReply
+from kvstore.raft.messages import AppendEntriesReply, ReadIndexReply
 from kvstore.replica.messages import ForwardReply
 from kvstore.simulation.mutants.noticing import require
 from kvstore.simulation.mutants.scenarios.bench import Bench
@@ -41,6 +41,16 @@ def write_in_doubt_is_not_denied() -> None:
         bench.writes[ticket].error is not None,
         "a client hears nothing of a write whose leader is gone (LIVE)",
     )
+
+
+def write_behind_a_new_term_is_not_denied() -> None:
+    """A new leader takes a write before the first entry of its term is committed."""
+    bench = Bench()
+    bench.holding = (AppendEntriesReply,)
+    bench.elect(1)
+    bench.write(1, "a")
+    bench.release()
+    bench.judge(1)
 
 
 def overwritten_write_is_not_answered() -> None:

@@ -4,8 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from kvstore.raft.messages import Entry, EntryId
+from kvstore.config import Config
+from kvstore.raft.messages import Entry, EntryId, HardState, Snapshot
+from kvstore.replica.interfaces import Member
+from kvstore.server.stores import Stores
 from kvstore.simulation.mutants.noticing import require
+from kvstore.simulation.mutants.scenarios.crashing import deaths
 from kvstore.simulation.mutants.scenarios.states import (
     HISTORY,
     OWNER,
@@ -16,9 +20,12 @@ from kvstore.simulation.mutants.scenarios.states import (
     put,
 )
 from kvstore.state_machine.digest import state_hash
+from kvstore.storage.data_directory import STATE, DataDirectory
 from kvstore.storage.lmdb_state import LMDBState
+from kvstore.storage.log_format import CHAIN_BYTES
 from kvstore.storage.snapshot_export import Export, export_path, export_state
 from kvstore.storage.staging import StagedState, put_in_place
+from kvstore.types import Term
 
 
 def state_is_replaced() -> None:
@@ -93,3 +100,64 @@ def stage(incoming: Path, export: Export) -> StagedState:
 def receive(staged: StagedState, export: Export, start: int, end: int) -> None:
     """Some of an export arrives."""
     staged.write(export.path.read_bytes()[start:end], start)
+
+
+def installing_is_one_step() -> None:
+    """A member dies at every step of installing a snapshot, and starts again."""
+    before, after = hashes(HISTORY)[1], hashes(HISTORY)[len(HISTORY)]
+    with TemporaryDirectory() as folder:
+        export = exported(Path(folder) / "sender", HISTORY)
+        made = 0
+
+        def place() -> Path:
+            return Path(folder) / str(made)
+
+        _found(place())
+        for _ in deaths(lambda: _install(place(), export)):
+            _check_installed(place(), before, after)
+            made += 1
+            _found(place())
+        _check_installed(place(), before, after)
+
+
+def _found(path: Path) -> None:
+    """A member that has applied the first entry."""
+    member = Member(node_id=OWNER.node_id, address="127.0.0.1:1")
+    DataDirectory.found(path, OWNER, [member])
+    stores = Stores.open(Config(data_dir=path))
+    stores.log.append(HardState(term=Term(1), vote=None), HISTORY[:1])
+    stores.close()
+    commit(path / STATE, HISTORY[:1])
+
+
+def _install(path: Path, export: Export) -> None:
+    """As the server does it, one step after the other."""
+    config = Config(data_dir=path)
+    stores = Stores.open(config)
+    staged = stage(stores.directory.incoming_path, export)
+    receive(staged, export, 0, export.size_bytes)
+    staged.finish()
+    progress = export.progress
+    snapshot = Snapshot(
+        last=EntryId(progress.term, progress.index),
+        configuration=stores.log.base_configuration,
+    )
+    stores.log.install(
+        None, snapshot, chain=bytes(CHAIN_BYTES), snapshot_id=export.snapshot_id
+    )
+    stores.state.close()
+    stores.install_state(staged.directory, config).close()
+    stores.log.finish_install()
+
+
+def _check_installed(path: Path, before: bytes, after: bytes) -> None:
+    stores = Stores.open(Config(data_dir=path))
+    try:
+        found = stores.log.first_index, state_hash(stores.state)
+        require(
+            found in ((1, before), (len(HISTORY) + 1, after)),
+            "a crash leaves the log of one state, and another state (I11 I13)",
+            *(stores.log.first_index, stores.state.progress),
+        )
+    finally:
+        stores.close()
