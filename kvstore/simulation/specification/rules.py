@@ -8,7 +8,7 @@ the core that is judged by them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kvstore.raft.messages import EntryId
@@ -25,7 +25,7 @@ Halves = Sequence[Collection[NodeId]]
 class Log:
     """A log as terms: an index and a term name one entry and all before it."""
 
-    terms: MutableSequence[Term] = field(default_factory=list)
+    terms: Sequence[Term] = field(default_factory=list)
     """Of the entries behind :attr:`base`."""
     base: EntryId = ORIGIN
     """The last entry that a snapshot stands for."""

@@ -461,6 +461,7 @@ def _truncate(life: Life, keep: LogIndex) -> None:
     log = life.log
     for index in range(keep + 1, log.last_index + 1):
         life.replaced.add(EntryId(log.term(index), LogIndex(index)))
+    assert isinstance(log.terms, list)
     del log.terms[keep - log.base.index :]
     while len(life.members) > 1 and life.members[-1][0] > keep:
         life.members.pop()
