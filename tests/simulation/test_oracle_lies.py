@@ -175,10 +175,14 @@ class RefusesAndCommits(Liar):
 
 
 class CommitsAndRefuses(Liar):
-    """It carries a write out, and then says that it has failed for certain."""
+    """It carries a write out, and then says that it has failed for certain.
+
+    One without a session: of one that was sent more than once, another sending may be
+    the one in the log.
+    """
 
     def respond(self, asked: Asked, reply: bytes) -> None:
-        if self.may_lie_once:
+        if self.may_lie_once and plain_writes([asked]):
             self.lies += 1
             self.fail(asked, Unavailable("refused"))
             return
