@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvstore.simulation.mutants.noticing import Noticed
-from kvstore.simulation.mutants.table import find
+from kvstore.simulation.mutants.table import MUTANTS, find
 from kvstore.simulation.mutants.worker import Json, Worker, WorkerFailed
 
 if TYPE_CHECKING:
@@ -41,6 +41,16 @@ def run_script(mutant_id: str) -> Kill | None:
     """
     with Worker(mutant_id) as worker:
         return kill_in(worker, find(mutant_id).kill)
+
+
+def false_alarms() -> dict[str, Kill]:
+    """What the schedules notice in the code as it is: nothing, if all is well.
+
+    By schedule. The control of :func:`run_script`; raises as it does.
+    """
+    with Worker() as worker:
+        found = [(it, kill_in(worker, it)) for it in sorted({m.kill for m in MUTANTS})]
+    return {schedule: kill for schedule, kill in found if kill is not None}
 
 
 def kill_in(worker: Worker, schedule: str) -> Kill | None:

@@ -1,10 +1,10 @@
 """All mutants, by id."""
 
 from kvstore.simulation.mutants.catalogue import (
-    clients,
     elections,
     members,
     reads,
+    replicas,
     replication,
     storage,
 )
@@ -18,7 +18,7 @@ MUTANTS: tuple[Mutant, ...] = tuple(
             *members.MUTANTS,
             *reads.MUTANTS,
             *storage.MUTANTS,
-            *clients.MUTANTS,
+            *replicas.MUTANTS,
         ),
         key=lambda it: it.id,
     )

@@ -14,6 +14,7 @@ from kvstore.pb import kv_pb2
 from kvstore.raft.membership import Configuration, MemberInfo
 from kvstore.raft.messages import EntryId
 from kvstore.raft.options import RaftOptions
+from kvstore.replica.admission import Standing, standing
 from kvstore.replica.effects import (
     Apply,
     Effect,
@@ -31,7 +32,7 @@ from kvstore.simulation.mutants.scenarios.states import put
 from kvstore.state_machine import machine
 from kvstore.storage.memory_log import MemoryLog
 from kvstore.storage.memory_state import MemoryState
-from kvstore.types import LogIndex, NodeId, Revision, Ticket
+from kvstore.types import Incarnation, LogIndex, NodeId, Revision, Ticket
 
 IDS = tuple(NodeId(number) for number in (1, 2, 3))
 OPTIONS = ReplicaOptions(
@@ -40,6 +41,7 @@ OPTIONS = ReplicaOptions(
     ),
     orphan_ticks=5,
     read_retry_ticks=5,
+    chore_interval_ticks=1,
 )
 PATIENCE_TICKS = 1_000
 STEPS_MAX = 10_000
@@ -72,6 +74,7 @@ class Seat:
     """One member."""
 
     log: MemoryLog
+    incarnation: Incarnation
     state: MemoryState = field(default_factory=MemoryState)
     replica: Replica | None = None
     writing: Persist | None = None
@@ -90,8 +93,8 @@ class Bench:
 
     def __init__(self) -> None:
         members = {it: MemberInfo(f"n{it}:1") for it in IDS}
-        founding = Configuration(voters=IDS, members=members)
-        self.seats = {it: Seat(MemoryLog(configuration=founding)) for it in IDS}
+        self._founding = Configuration(voters=IDS, members=members)
+        self.seats: dict[NodeId, Seat] = {}
         self.wire: deque[PeerMessage] = deque()
         self.held: list[PeerMessage] = []
         """Taken off the wire, to arrive later."""
@@ -105,9 +108,22 @@ class Bench:
         self.reads: dict[Ticket, ReadRequest] = {}
         self.now_ms = 0
         for node_id in IDS:
+            self.found(node_id, incarnation=node_id)
             self.start(node_id)
 
     # ------------------------------------------------------------------ members
+
+    def found(self, node_id: int, *, incarnation: int) -> None:
+        """Set up a data directory, in place of what a member had."""
+        log = MemoryLog(configuration=self._founding)
+        self.seats[NodeId(node_id)] = Seat(log, Incarnation(incarnation))
+
+    def introduce(self) -> None:
+        """Have the leader, which is 1, record by which directories its members go."""
+        for node_id, seat in self.seats.items():
+            self.seats[NodeId(1)].up.identified(node_id, seat.incarnation)
+        for _ in IDS:
+            self.tick(1)
 
     def start(self, node_id: int) -> None:
         """From what is durable: the log. What it implies is applied again."""
@@ -134,13 +150,17 @@ class Bench:
 
     def elect(self, node_id: int) -> None:
         """Have it win, by the votes of those it reaches."""
+        assert self.campaigns(node_id), "a scenario went wrong"
+
+    def campaigns(self, node_id: int) -> bool:
+        """It campaigns among those that have just lost their leader: does it win?"""
         for voter in self._reachable():
             raft = self.seats[voter].up.raft
             if raft.leader_id not in (None, voter):
                 self.disconnect(voter, raft.leader_id or 0)
         self.seats[NodeId(node_id)].up.raft.campaign()
         self.settle()
-        assert self.seats[NodeId(node_id)].up.raft.is_leader, "a scenario went wrong"
+        return self.seats[NodeId(node_id)].up.raft.is_leader
 
     def disconnect(self, node_id: int, peer: int) -> None:
         """It sees its connections with a peer close."""
@@ -245,9 +265,16 @@ class Bench:
             self.held.append(message)
         elif not self.cut & {message.sender, message.to}:
             receiver = self.seats[message.to].replica
-            if receiver is not None:
+            if receiver is not None and self._admits(receiver, message.sender):
                 receiver.receive([message])
         return True
+
+    def _admits(self, receiver: Replica, sender: NodeId) -> bool:
+        """As streams between members are opened, or refused."""
+        raft = receiver.raft
+        settled = raft.log.configuration_at(raft.commit_index)
+        latest, incarnation = raft.configuration, self.seats[sender].incarnation
+        return standing(settled, latest, sender, incarnation) is Standing.ADMITTED
 
     def _work(self, node_id: NodeId) -> bool:
         """One turn of a member; whether anything came of it."""

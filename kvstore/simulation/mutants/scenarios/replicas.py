@@ -7,6 +7,37 @@ from kvstore.simulation.mutants.noticing import require
 from kvstore.simulation.mutants.scenarios.bench import Bench
 
 
+def wiped_member_is_nobody() -> None:
+    """Of the two that hold a write one fails, and one lost its disk and starts anew."""
+    _elect_by_a_wiped_member(restarts=False)
+
+
+def wiped_member_is_nobody_to_a_new_start() -> None:
+    """As before, and who asks for its vote has just started, and knows no commit."""
+    _elect_by_a_wiped_member(restarts=True)
+
+
+def _elect_by_a_wiped_member(*, restarts: bool) -> None:
+    bench = Bench()
+    bench.elect(1)
+    bench.introduce()
+    bench.cut = {2}
+    bench.write(1, "a")
+    bench.judge(1)
+    bench.crash(1)
+    bench.crash(3)
+    bench.found(3, incarnation=7)
+    bench.start(3)
+    if restarts:
+        bench.crash(2)
+        bench.start(2)
+    bench.cut = set()
+    require(
+        not bench.campaigns(2),
+        "a member that lost its disk elects one without what it acknowledged (DUR)",
+    )
+
+
 def read_waits_for_the_state() -> None:
     """A read is confirmed at a member whose state lags behind."""
     bench = Bench()

@@ -1,8 +1,24 @@
-"""Bugs of requests: carried out twice, answered wrongly, or by the wrong clock."""
+"""Bugs of members among each other and of their clients."""
 
 from kvstore.simulation.mutants.mutant import Edit, Mutant, mutant
 
 MUTANTS = (
+    mutant(
+        "M41",
+        "a member that was wiped returns under its id (RethinkDB 2.2.3)",
+        "replica.admission",
+        old="    return known is None or known.incarnation in",
+        new="    return True or known.incarnation in",
+        kill="replicas:wiped_member_is_nobody",
+    ),
+    mutant(
+        "M41-committed",
+        "who just started knows no commit, and admits a member that was wiped",
+        "replica.admission",
+        old="    if not _is_known_as(latest, sender, incarnation):",
+        new="    if False:",
+        kill="replicas:wiped_member_is_nobody_to_a_new_start",
+    ),
     mutant(
         "M47",
         "a read is served before the state has reached what was confirmed (etcd#3879)",
