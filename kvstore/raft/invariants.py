@@ -212,11 +212,15 @@ class ClusterChecker:
             expected = durable.base_configuration
         else:
             return  # the snapshot that brought it is being installed
+        checked = (node.configuration, expected)
+        if checked[0] is seen.checked[0] and checked[1] is seen.checked[1]:
+            return
         require(
             node.configuration.encode() == expected,
             "a node's configuration is not that of its log (I10)",
             *(node.node_id, node.configuration, expected),
         )
+        seen.checked = checked
 
     def _check_entry(self, node_id: NodeId, entry: Entry, terms: list[Term]) -> None:
         previous = terms[-1] if terms else TERM_ZERO

@@ -52,6 +52,8 @@ class Incarnation:
     compacted is filled in from the ghost log, which it must agree with."""
     configurations: list[tuple[LogIndex, bytes]] = field(default_factory=list)
     """The configuration before the log, and each one in it."""
+    checked: tuple[Configuration | None, bytes] = (None, b"")
+    """A configuration that was compared with its log, and what the log has."""
     matches: dict[NodeId, LogIndex] = field(default_factory=dict)
 
 
