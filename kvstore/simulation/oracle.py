@@ -237,7 +237,7 @@ class Oracle:
         place = free[0]
         raise _violation(
             "a repeated command was not answered as it was at first (SES)"
-            if place.repeats
+            if any(it.repeats for it in free)
             else "a result is not what the command came to (LIN)",
             *(ticket, place.index),
             *_difference(batch.commands, answers, place.results),

@@ -202,13 +202,21 @@ class ForgetsReplies(Liar):
 
 
 class KeepsSessions(Liar):
-    """A session that the log ended is open still."""
+    """A session that the log ended is open still. It shows once it is used."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.ended: set[int] = set()
 
     def apply(self, entry: Entry) -> list[kv_pb2.Result]:
+        commands = kv_pb2.CommandBatch.FromString(entry.data).commands
+        used = {command.session_commands.session_id for command in commands}
+        self.lies += len(self.ended & used)
         before = self.state.sessions.clone()
         results = super().apply(entry)
-        if self.may_lie and len(self.state.sessions) < len(before):
-            self.lies += 1
+        ended = {it.id for it in before} - {it.id for it in self.state.sessions}
+        if self.may_lie and ended and len(commands) == 1:
+            self.ended |= ended
             self.state.sessions = before
         return results
 
