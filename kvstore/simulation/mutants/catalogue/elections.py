@@ -93,6 +93,14 @@ MUTANTS = (
         kill="m10_leader_without_a_quorum_steps_down.raft",
     ),
     mutant(
+        "M10-removed",
+        "a leader that was removed leads on (etcd#11038)",
+        "raft.changes",
+        old="    elif not configuration.is_voter(core.node_id):",
+        new="    elif False:",
+        kill="m10_removed_leader_leads_no_more.raft",
+    ),
+    mutant(
         "M43-campaigns",
         "a learner campaigns (dragonboat#94)",
         "raft.election",

@@ -51,4 +51,20 @@ MUTANTS = (
         new="    if has_quorum(core.configuration.halves, confirmed.voters):",
         kill="lease_is_of_voters_that_know_of_leases.raft",
     ),
+    mutant(
+        "M49-margin",
+        "a lease leaves no room for clocks of different rates",
+        "server.settings",
+        old="LEASE_PERCENT = 70",
+        new="LEASE_PERCENT = 100",
+        kill="clocks:lease_allows_for_slow_clocks",
+    ),
+    mutant(
+        "M49-wall",
+        "leases are counted by a clock that people set (tikv#964)",
+        "server.node",
+        old="time.clock_gettime_ns(time.CLOCK_BOOTTIME)",
+        new="time.time_ns()",
+        kill="clocks:clock_is_nobodys_to_set",
+    ),
 )

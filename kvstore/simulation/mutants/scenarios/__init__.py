@@ -8,6 +8,7 @@ states          its state there: crashes, compaction, what is applied again
 snapshots       states that are sent, received, put in place and restored
 clients         commands of sessions, applied by the state machine
 replicas        whole members in memory: what clients are told, and when
+clocks          leases, by clocks that are slow or set
 bench           such members, moved by hand
 crashing        processes that die in the middle of what they write
 ==============  =====================================================================

@@ -6,7 +6,7 @@ its key: 0 if nothing did, 2 if it was carried out twice.
 
 import random
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from kvstore.errors import KVStoreError
@@ -80,6 +80,8 @@ class Seat:
     writing: Persist | None = None
     working: deque[Apply | Read] = field(default_factory=deque)
     lives: int = 0
+    late_ms: int = 0
+    """Its clock is slow."""
 
     @property
     def up(self) -> Replica:
@@ -91,9 +93,17 @@ class Seat:
 class Bench:
     """The members, the wire between them, and their clients."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        options: ReplicaOptions = OPTIONS,
+        *,
+        leases: bool = False,
+        make_random: Callable[[str], random.Random] = random.Random,
+    ) -> None:
         members = {it: MemberInfo(f"n{it}:1") for it in IDS}
-        self._founding = Configuration(voters=IDS, members=members)
+        self._founding = Configuration(voters=IDS, members=members, leases=leases)
+        self._options = options
+        self._make_random = make_random
         self.seats: dict[NodeId, Seat] = {}
         self.wire: deque[PeerMessage] = deque()
         self.held: list[PeerMessage] = []
@@ -137,10 +147,10 @@ class Bench:
             revision=Revision(0),
             compact_revision=Revision(0),
             compaction_pending=False,
-            options=OPTIONS,
-            random=random.Random(f"{node_id}/{seat.lives}"),
+            options=self._options,
+            random=self._make_random(f"{node_id}/{seat.lives}"),
         )
-        seat.up.set_clock(self.now_ms)
+        seat.up.set_clock(self.now_ms - seat.late_ms)
 
     def crash(self, node_id: int) -> None:
         """It ends, and with it what its clients wait for."""
@@ -170,16 +180,24 @@ class Bench:
         """Ten milliseconds pass at each; then all that follows."""
         self.now_ms += 10
         for node_id in nodes:
-            replica = self.seats[NodeId(node_id)].up
-            replica.set_clock(self.now_ms)
-            replica.tick()
+            self._set_clock(NodeId(node_id))
+            self.seats[NodeId(node_id)].up.tick()
         self.settle()
 
     def pass_time(self, ms: int) -> None:
         """By every clock, without ticks."""
         self.now_ms += ms
         for node_id in self._running():
-            self.seats[node_id].up.set_clock(self.now_ms)
+            self._set_clock(node_id)
+
+    def fall_behind(self, node_id: int, ms: int) -> None:
+        """The clock of one member is slow, by this much more."""
+        self.seats[NodeId(node_id)].late_ms += ms
+        self._set_clock(NodeId(node_id))
+
+    def _set_clock(self, node_id: NodeId) -> None:
+        seat = self.seats[node_id]
+        seat.up.set_clock(self.now_ms - seat.late_ms)
 
     # ------------------------------------------------------------------ clients
 
