@@ -17,8 +17,8 @@ scenarios       schedules that are no ``.raft`` script: real storage, whole memb
 ==============  =====================================================================
 
 ``python -m kvstore.simulation.mutants M18 -- kvstore serve ...`` starts any command
-with a mutant. Nothing here may import what mutants change before they are applied: so
-the modules import each other and the standard library, and everything else in
-functions. The numbers are those of comments all over the code: M11 is what the line
-beside it is there to prevent.
+with a mutant. Nothing may import what mutants change before they are applied. So the
+modules import each other and the standard library, and the rest in functions; only
+scenarios do as they like, for they are imported when they run. The numbers are those of
+comments all over the code: M11 is what the line beside it is there to prevent.
 """
