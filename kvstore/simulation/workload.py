@@ -147,6 +147,10 @@ class Client:
         waiting = dict.fromkeys([*self._open.values(), *self._again])
         return self._doubts + sum(job.adds and not job.is_over for job in waiting)
 
+    def stop(self) -> None:
+        """Think of nothing more; what was begun goes on."""
+        self._left = 0
+
     def next_operation(self) -> Operation | None:
         """What it asks for now. None: it waits for answers, or is done."""
         chance = self._chance
@@ -331,6 +335,11 @@ class Workload:
     def is_done(self) -> bool:
         """Nobody wants anything any more."""
         return all(client.is_done for client in self.clients)
+
+    def stop(self) -> None:
+        """Have nobody think of anything more; what was begun goes on."""
+        for client in self.clients:
+            client.stop()
 
     def counter_bounds(self) -> tuple[int, int]:
         """What the counter may hold, lowest and highest: each addition counts once.

@@ -1,0 +1,335 @@
+"""What goes wrong, when, and for whom: each kind of fault by a clock of its own.
+
+Faults stay within what the cluster must survive. At most a minority of the voters is
+spoiled (wiped or rotten) at a time, until it was replaced; everything else, all members
+down at once included, only takes time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from kvstore.raft.quorum import has_quorum
+from kvstore.simulation.network import Link
+from kvstore.simulation.rot import RottenLog
+from kvstore.simulation.seat import Seat
+from kvstore.simulation.swarm import LEASE_RATE_SPREAD, Fault
+from kvstore.types import NodeId
+
+if TYPE_CHECKING:
+    import random
+
+    from kvstore.simulation.reshaping import Reshaping
+    from kvstore.simulation.world import World
+
+CRASH_AT_WRITE = 0.03
+"""How likely a member ends at a log write that begins."""
+
+
+class Faults:
+    """Of one world, from :meth:`begin` to :meth:`end`."""
+
+    def __init__(self, world: World, reshaping: Reshaping) -> None:
+        self._world = world
+        self._reshaping = reshaping
+        self._random = world.streams.schedule
+        self._ended = False
+        swarm = world.swarm
+        self._fault_rate = 1 / swarm.strike_us
+        self._outage_rate = 1 / swarm.outage_us
+
+    def begin(self) -> None:
+        """Start every clock of a fault that the swarm has."""
+        swarm = self._world.swarm
+        for fault, strike in self._strikes().items():
+            if swarm.has(fault):
+                stream = self._world.streams.make(f"fault/{fault.value}")
+                self._schedule(strike, stream)
+        if swarm.has(Fault.CRASH_AT_WRITE):
+            stream = self._world.streams.make("fault/crash-at-write")
+            self._world.on_write = partial(self._write_began, stream)
+        if swarm.has(Fault.CLOCK_RATE):
+            self._set_rates()
+
+    def end(self) -> None:
+        """No further fault begins; what is down or cut stays so."""
+        self._ended = True
+        self._world.on_write = None
+
+    def _strikes(self) -> dict[Fault, Callable[[random.Random], None]]:
+        return {
+            Fault.REPLAY: self._replay,
+            Fault.DISCONNECT: self._disconnect,
+            Fault.PARTITION: self._partition,
+            Fault.ONE_WAY: self._one_way,
+            Fault.FLAPPING: self._flap,
+            Fault.CRASH: self._crash,
+            Fault.POWER_CUT: self._power_cut,
+            Fault.PAUSE: self._pause,
+            Fault.CLOCK_JUMP: self._jump,
+            Fault.SLOW_DISK: self._stall,
+            Fault.DISK_ERROR: self._disk_error,
+            Fault.ROT: self._rot,
+            Fault.WIPE: self._wipe,
+            Fault.IMPATIENCE: self._lose_patience,
+        }
+
+    def _schedule(
+        self, strike: Callable[[random.Random], None], stream: random.Random
+    ) -> None:
+        def due() -> None:
+            if not self._ended:
+                strike(stream)
+                self._schedule(strike, stream)
+
+        self._world.agenda.after(1 + int(stream.expovariate(self._fault_rate)), due)
+
+    def _outage_us(self, stream: random.Random) -> int:
+        return 1_000 + int(stream.expovariate(self._outage_rate))
+
+    def _victim(self, stream: random.Random) -> Seat | None:
+        """Somebody that is up: often the leader, whose faults matter most."""
+        world = self._world
+        leader = world.leader()
+        if leader is not None and stream.random() < world.swarm.bias:
+            return leader
+        running = world.running()
+        return stream.choice(running) if running else None
+
+    def _note(self, what: str) -> None:
+        self._world.journal.noted(self._world, what)
+
+    # ------------------------------------------------------------------ network
+
+    def _replay(self, stream: random.Random) -> None:
+        """Messages of long ago come once more."""
+        for _ in range(stream.choice([1, 5, 20])):
+            message = self._world.network.recall()
+            if message is not None:
+                self._world.deliver(message)
+        self._world.reached["old messages came again"] += 1
+
+    def _disconnect(self, stream: random.Random) -> None:
+        seats = self._world.running()
+        victim = self._victim(stream)
+        others = [seat for seat in seats if seat is not victim]
+        if victim is not None and others:
+            other = stream.choice(others)
+            self._world.disconnect(victim.member.node_id, other.member.node_id)
+
+    def _partition(self, stream: random.Random) -> None:
+        ids = sorted(self._world.seats)
+        groups = self._groups(ids, stream)
+        links = [
+            (a, b)
+            for a in ids
+            for b in ids
+            if a != b and not any(a in group and b in group for group in groups)
+        ]
+        self._cut(links, stream)
+        self._note(f"the network falls apart: {groups}")
+
+    def _groups(self, ids: list[NodeId], stream: random.Random) -> list[list[NodeId]]:
+        """Who hears whom. Groups may share members: a bridge, or a ring in which each
+        sees a majority and none sees all.
+        """
+        shuffled = stream.sample(ids, len(ids))
+        victim = self._victim(stream)
+        alone = victim.member.node_id if victim is not None else shuffled[0]
+        half = (len(ids) + 1) // 2
+        match stream.choice(["alone", "halves", "bridge", "ring"]):
+            case "alone":
+                return [[alone], [it for it in ids if it != alone]]
+            case "halves":
+                return [shuffled[:half], shuffled[half:]]
+            case "bridge":
+                return [shuffled[:half], shuffled[half - 1 :]]
+            case _:
+                around = shuffled + shuffled
+                return [around[i : i + half] for i in range(len(ids))]
+
+    def _one_way(self, stream: random.Random) -> None:
+        """A node is heard and hears nothing, or the other way round."""
+        victim = self._victim(stream)
+        if victim is None:
+            return
+        node = victim.member.node_id
+        others = [it for it in sorted(self._world.seats) if it != node]
+        others = stream.sample(others, stream.randint(1, max(1, len(others))))
+        hears = stream.random() < 0.5
+        links = [(it, node) if hears else (node, it) for it in others]
+        self._cut(links, stream)
+
+    def _flap(self, stream: random.Random) -> None:
+        """One link comes and goes."""
+        ids = sorted(self._world.seats)
+        if len(ids) < 2:
+            return
+        a, b = stream.sample(ids, 2)
+        duration_us = self._outage_us(stream)
+        for start in range(5):
+            self._world.agenda.after(
+                2 * start * duration_us // 5 + 1,
+                partial(self._cut_for, [(a, b), (b, a)], duration_us // 5),
+            )
+
+    def _cut(self, links: list[Link], stream: random.Random) -> None:
+        self._cut_for(links, self._outage_us(stream))
+        self._world.reached["links were cut"] += 1
+
+    def _cut_for(self, links: list[Link], duration_us: int) -> None:
+        if self._ended:
+            return
+        network = self._world.network
+        network.cut(links)
+        self._world.agenda.after(duration_us, partial(network.mend, links))
+
+    def _lose_patience(self, stream: random.Random) -> None:
+        """Followers take their leader's silence for death."""
+        for seat in self._world.running():
+            if not seat.is_up:
+                continue  # by what was done to the one before
+            leader = seat.replica.raft.leader_id
+            if leader not in (None, seat.member.node_id) and stream.random() < 0.7:
+                assert leader is not None
+                self._world.disconnect(seat.member.node_id, leader)
+
+    # ---------------------------------------------------------------- processes
+
+    def _crash(self, stream: random.Random) -> None:
+        victim = self._victim(stream)
+        if victim is not None:
+            self._crash_one(victim, stream)
+
+    def _crash_one(self, seat: Seat, stream: random.Random) -> None:
+        world = self._world
+        world.reached["crash"] += 1
+        if seat is world.leader():
+            world.reached["the leader crashed"] += 1
+        world.crash(
+            seat,
+            write_is_lost=stream.random() < 0.5,
+            notice=stream.random() < 0.5,
+        )
+        self._restart_later(seat, self._outage_us(stream))
+
+    def _restart_later(self, seat: Seat, delay_us: int) -> None:
+        self._world.agenda.after(delay_us, partial(self._restart, seat))
+
+    def _restart(self, seat: Seat) -> None:
+        if not (seat.is_up or seat.is_dead or seat.is_removed or self._ended):
+            self._world.start(seat)
+
+    def _power_cut(self, stream: random.Random) -> None:
+        """All members end at once."""
+        if stream.random() < 0.5:
+            return  # rarer than others: nothing else goes on meanwhile
+        self._world.reached["all members lost power"] += 1
+        for seat in self._world.running():
+            self._crash_one(seat, stream)
+
+    def _write_began(self, stream: random.Random, seat: Seat) -> None:
+        """A crash at the moment that matters most: something is to become durable."""
+        if stream.random() < CRASH_AT_WRITE:
+            self._world.agenda.after(0, partial(self._crash_one, seat, stream))
+
+    def _pause(self, stream: random.Random) -> None:
+        victim = self._victim(stream)
+        if victim is None or victim.is_paused:
+            return
+        everybody = stream.random() < 0.1
+        for seat in self._world.running() if everybody else [victim]:
+            self._world.pause(seat)
+            self._world.agenda.after(
+                self._outage_us(stream), partial(self._world.resume, seat)
+            )
+
+    # ------------------------------------------------------------------- clocks
+
+    def _set_rates(self) -> None:
+        world, random = self._world, self._world.streams.clock
+        if world.swarm.leases:
+            low, high = 1 - LEASE_RATE_SPREAD, 1 + LEASE_RATE_SPREAD
+        else:
+            low, high = 0.5, 2.0
+        for seat in world.seats.values():
+            seat.set_rate(random.uniform(low, high), world.agenda.now_us)
+
+    def _jump(self, stream: random.Random) -> None:
+        """A machine slept: its clock goes on, its ticks do not."""
+        victim = self._victim(stream)
+        if victim is not None:
+            victim.jump(self._outage_us(stream))
+
+    # -------------------------------------------------------------------- disks
+
+    def _stall(self, stream: random.Random) -> None:
+        """A disk stands still for a while: no write ends."""
+        victim = self._victim(stream)
+        if victim is not None:
+            stalled_until_us = self._world.agenda.now_us + self._outage_us(stream)
+            victim.stalled_until_us = stalled_until_us
+
+    def _disk_error(self, stream: random.Random) -> None:
+        """The next write fails, or all do until there is room again."""
+        victim = self._victim(stream)
+        if victim is None:
+            return
+        if stream.random() < 0.7:
+            victim.disk_fails = True
+        else:
+            victim.disk_is_full = True
+        self._world.agenda.after(
+            self._outage_us(stream), partial(self._disk_recovers, victim)
+        )
+
+    def _disk_recovers(self, seat: Seat) -> None:
+        seat.disk_is_full = seat.disk_fails = False
+        self._restart(seat)
+
+    def _rot(self, stream: random.Random) -> None:
+        """An entry, once durable, cannot be read any more."""
+        seat = self._victim(stream)
+        if seat is None or not self._may_spoil(seat):
+            return
+        log = seat.member.log
+        if log.last_index < log.first_index or not isinstance(log, RottenLog):
+            return
+        log.rot(stream.randint(log.first_index, log.last_index))
+        self._world.reached["a record rotted"] += 1
+        self._spoil(seat)
+
+    def _wipe(self, stream: random.Random) -> None:
+        """A member loses its directory, and comes back under its old id."""
+        seat = self._victim(stream)
+        if seat is None or not self._may_spoil(seat):
+            return
+        world = self._world
+        world.crash(seat, write_is_lost=True)
+        world.reached["a member was wiped"] += 1
+        self._spoil(seat)
+        world.wipe(seat)
+        self._restart_later(seat, self._outage_us(stream))
+
+    def _spoil(self, seat: Seat) -> None:
+        seat.is_spoiled = True
+        self._reshaping.replace_soon(seat)
+
+    def _may_spoil(self, seat: Seat) -> bool:
+        """Whether all can be recovered without this one, and those spoiled before."""
+        if seat.is_spoiled or seat.is_removed:
+            return False
+        world = self._world
+        whole = {
+            it.member.node_id
+            for it in world.seats.values()
+            if it is not seat and not (it.is_spoiled or it.is_removed or it.is_dead)
+        }
+        configurations = [it.member.configuration for it in world.seats.values()]
+        return not any(it.is_joint for it in configurations) and all(
+            has_quorum(it.halves, sorted(whole)) and seat.member.node_id in it.voters
+            for it in configurations
+            if it.voters
+        )

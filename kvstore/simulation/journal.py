@@ -1,0 +1,86 @@
+"""What happens in a run, told to whoever listens: for traces and for scripts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvstore.types import LogIndex, NodeId, Ticket
+
+if TYPE_CHECKING:
+    from kvstore.errors import KVStoreError
+    from kvstore.raft.events import Event
+    from kvstore.raft.messages import InstallSnapshot
+    from kvstore.replica.messages import PeerMessage
+    from kvstore.simulation.member import SimMember
+    from kvstore.simulation.seat import Seat
+    from kvstore.simulation.workload import Read as ClientRead
+    from kvstore.simulation.workload import Write
+    from kvstore.simulation.world import World
+
+
+class Journal:
+    """Told of each thing as it begins, at the world's present time. Listens to none;
+    whoever wants to hear of something overrides its method.
+    """
+
+    # Inputs of members, in the order in which they reach them.
+
+    def restarted(self, world: World, seat: Seat, *, survives: int) -> None:
+        """``survives``: so many commits of the state are lost at most."""
+
+    def crashed(self, world: World, seat: Seat, *, write_is_lost: bool) -> None:
+        """A process ended."""
+
+    def disconnected(self, world: World, seat: Seat, peer: NodeId) -> None:
+        """A member sees its connection to ``peer`` close."""
+
+    def ticked(self, world: World, seat: Seat, count: int) -> None:
+        """A member's timer fired."""
+
+    def wrote(self, world: World, seat: Seat) -> None:
+        """A log write ends."""
+
+    def worked(self, world: World, seat: Seat) -> None:
+        """The state machine does a piece of its work."""
+
+    def committed(self, world: World, seat: Seat) -> None:
+        """A state is committed."""
+
+    def delivers(self, world: World, message: PeerMessage) -> None:
+        """A message reaches its receiver."""
+
+    def exported(self, world: World, message: InstallSnapshot) -> None:
+        """A snapshot is made, and sets out."""
+
+    def transferred(
+        self, world: World, seat: Seat, peer: NodeId, reached: LogIndex
+    ) -> None:
+        """A leader hears that a transfer is over."""
+
+    def asked(self, world: World, seat: Seat, line: str) -> None:
+        """Somebody wants something of a member: the line of a script that says what."""
+
+    def wanted(
+        self, world: World, seat: Seat, ticket: Ticket, operation: Write | ClientRead
+    ) -> None:
+        """A client's request reaches a member."""
+
+    # And what comes of them.
+
+    def heard(
+        self,
+        world: World,
+        ticket: Ticket,
+        operation: Write | ClientRead,
+        error: KVStoreError | None,
+    ) -> None:
+        """An answer reaches its client."""
+
+    def sent(self, world: World, message: PeerMessage) -> None:
+        """A message leaves."""
+
+    def happened(self, world: World, member: SimMember, event: Event) -> None:
+        """The core did something."""
+
+    def noted(self, world: World, what: str) -> None:
+        """Anything else: a fault, or what a client was answered."""

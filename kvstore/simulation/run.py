@@ -1,0 +1,146 @@
+"""One seed, from the first election to the last comparison."""
+
+from __future__ import annotations
+
+import traceback
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+from kvstore.raft.observed import InvariantViolation
+from kvstore.simulation.faults import Faults
+from kvstore.simulation.healing import Healing
+from kvstore.simulation.journal import Journal
+from kvstore.simulation.reshaping import Reshaping
+from kvstore.simulation.streams import Streams
+from kvstore.simulation.swarm import Fault, draw
+from kvstore.simulation.traffic import Traffic
+from kvstore.simulation.world import World
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from kvstore.simulation.streams import MakeRandom
+
+STEPS = 4_000
+"""Inputs of members before the faults end."""
+LEAST = {"a write was answered": 20, "a read was answered": 5, "Elected": 1}
+"""A run that reaches less has shown nothing."""
+COMMITS_MIN = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of one seed."""
+
+    seed: int
+    swarm: str
+    """What was switched on, and how bad it was."""
+    nodes: int
+    violation: str | None
+    """The invariant in words, and the facts; None if all went well."""
+    check: str | None
+    """Its short name: I1 to I15, LIN, SES, DUR, UNK, LIVE; ``assert`` or ``error``
+    if the code itself failed."""
+    vacuous: str | None
+    """What was not reached, though it should be; None if enough was."""
+    events: int
+    """Inputs that live replicas were given; a tick that changed nothing is none."""
+    commits: int
+    virtual_us: int
+    trace_hash: int
+    reached: Counter[str] = field(default_factory=Counter)
+
+
+def simulate(
+    seed: int,
+    make_random: MakeRandom,
+    *,
+    nodes: int | None = None,
+    faults: Iterable[Fault] | None = None,
+    steps: int = STEPS,
+    journal: Journal | None = None,
+) -> Outcome:
+    """Run one seed. The same arguments give the same outcome, on every machine."""
+    streams = Streams(seed, make_random)
+    swarm = draw(streams.swarm, nodes=nodes, faults=faults)
+    world = World(swarm, streams, journal)
+    reshaping = Reshaping(world)
+    troubles = Faults(world, reshaping)
+    # First the clocks: staleness is judged by the slowest.
+    troubles.begin()
+    reshaping.begin()
+    traffic = Traffic(world, operations=steps)
+    world.clients = traffic
+    traffic.begin()
+    verdict = Verdict()
+    with verdict:
+        world.boot()
+        while world.events < steps and world.step():
+            pass
+        Healing(world, troubles, reshaping, traffic).run()
+    violation = verdict.violation
+    reached = world.reached + traffic.oracle.reached
+    return Outcome(
+        seed=seed,
+        swarm=str(swarm),
+        nodes=swarm.nodes,
+        violation=violation,
+        check=None if violation is None else check_of(violation),
+        vacuous=None if violation else _lacking(reached, world.watch.committed_index),
+        events=world.events,
+        commits=world.watch.committed_index,
+        virtual_us=world.agenda.now_us,
+        trace_hash=world.trace_hash,
+        reached=reached,
+    )
+
+
+class Verdict:
+    """Ends a run at what must not be, and keeps it in words: to find that is its aim.
+
+    Also an error that nobody expected, and an assertion of the code itself.
+    """
+
+    def __init__(self) -> None:
+        self.violation: str | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if isinstance(error, InvariantViolation):
+            self.violation = str(error)
+        elif isinstance(error, Exception):
+            last = traceback.extract_tb(trace)[-1]
+            place = f"{last.filename.rpartition('/')[2]}, {last.name}: {last.line}"
+            name = "assert" if isinstance(error, AssertionError) else "error"
+            self.violation = (
+                f"the code itself noticed a defect ({name}): {place} {error!r}"
+            )
+        return self.violation is not None
+
+
+def check_of(violation: str) -> str:
+    """The short name in a violation's text, which has it in parentheses."""
+    name = violation.partition("(")[2].partition(")")[0]
+    return name if name and " " not in name else "safety"
+
+
+def _lacking(reached: Counter[str], commits: int) -> str | None:
+    reads = sum(
+        count for what, count in reached.items() if what.endswith("read was answered")
+    )
+    seen = {**reached, "a read was answered": reads}
+    for what, least in LEAST.items():
+        if seen.get(what, 0) < least:
+            return f"{what}: {seen.get(what, 0)} times, {least} at least"
+    if commits < COMMITS_MIN:
+        return f"entries committed: {commits}, {COMMITS_MIN} at least"
+    return None
