@@ -105,7 +105,9 @@ class Faults:
 
     def _replay(self, stream: random.Random) -> None:
         """Messages of long ago come once more."""
-        for _ in range(stream.choice([1, 5, 20])):
+        count = stream.choice([1, 5, 20])
+        self._note(f"up to {count} old messages come again")
+        for _ in range(count):
             message = self._world.network.recall()
             if message is not None:
                 self._world.deliver(message)
@@ -116,8 +118,9 @@ class Faults:
         victim = self._victim(stream)
         others = [seat for seat in seats if seat is not victim]
         if victim is not None and others:
-            other = stream.choice(others)
-            self._world.disconnect(victim.member.node_id, other.member.node_id)
+            a, b = victim.member.node_id, stream.choice(others).member.node_id
+            self._note(f"the connections of {a} and {b} break")
+            self._world.disconnect(a, b)
 
     def _partition(self, stream: random.Random) -> None:
         ids = sorted(self._world.seats)
@@ -128,8 +131,8 @@ class Faults:
             for b in ids
             if a != b and not any(a in group and b in group for group in groups)
         ]
-        self._cut(links, stream)
-        self._note(f"the network falls apart: {groups}")
+        parts = " | ".join([_listed(group) for group in groups])
+        self._cut(links, stream, f"the network falls apart: {parts}")
 
     def _groups(self, ids: list[NodeId], stream: random.Random) -> list[list[NodeId]]:
         """Who hears whom. Groups may share members: a bridge, or a ring in which each
@@ -160,7 +163,8 @@ class Faults:
         others = stream.sample(others, stream.randint(1, max(1, len(others))))
         hears = stream.random() < 0.5
         links = [(it, node) if hears else (node, it) for it in others]
-        self._cut(links, stream)
+        verb = "hears nothing of" if hears else "is not heard by"
+        self._cut(links, stream, f"{node} {verb} {_listed(others)}")
 
     def _flap(self, stream: random.Random) -> None:
         """One link comes and goes."""
@@ -169,25 +173,30 @@ class Faults:
             return
         a, b = stream.sample(ids, 2)
         duration_us = self._outage_us(stream)
+        what = f"no link between {a} and {b}"
+        cut = partial(self._cut_for, [(a, b), (b, a)], duration_us // 5, what)
         for start in range(5):
-            self._world.agenda.after(
-                2 * start * duration_us // 5 + 1,
-                partial(self._cut_for, [(a, b), (b, a)], duration_us // 5),
-            )
+            self._world.agenda.after(2 * start * duration_us // 5 + 1, cut)
 
-    def _cut(self, links: list[Link], stream: random.Random) -> None:
-        self._cut_for(links, self._outage_us(stream))
+    def _cut(self, links: list[Link], stream: random.Random, what: str) -> None:
+        self._cut_for(links, self._outage_us(stream), what)
         self._world.reached["links were cut"] += 1
 
-    def _cut_for(self, links: list[Link], duration_us: int) -> None:
+    def _cut_for(self, links: list[Link], duration_us: int, what: str) -> None:
         if self._ended:
             return
-        network = self._world.network
-        network.cut(links)
-        self._world.agenda.after(duration_us, partial(network.mend, links))
+        self._note(f"{what} ({_ms(duration_us)})")
+        self._world.network.cut(links)
+        self._world.agenda.after(duration_us, partial(self._mend, links, what))
+
+    def _mend(self, links: list[Link], what: str) -> None:
+        self._world.network.mend(links)
+        if not self._ended:
+            self._note(f"over: {what}")
 
     def _lose_patience(self, stream: random.Random) -> None:
         """Followers take their leader's silence for death."""
+        self._note("followers lose patience with their leader")
         for seat in self._world.running():
             if not seat.is_up:
                 continue  # by what was done to the one before
@@ -204,6 +213,7 @@ class Faults:
             self._crash_one(victim, stream)
 
     def _crash_one(self, seat: Seat, stream: random.Random) -> None:
+        # The journal hears of the crash itself, and of what is lost, from the world.
         world = self._world
         world.reached["crash"] += 1
         if seat is world.leader():
@@ -227,12 +237,14 @@ class Faults:
         if stream.random() < 0.5:
             return  # rarer than others: nothing else goes on meanwhile
         self._world.reached["all members lost power"] += 1
+        self._note("all members lose power")
         for seat in self._world.running():
             self._crash_one(seat, stream)
 
     def _write_began(self, stream: random.Random, seat: Seat) -> None:
         """A crash at the moment that matters most: something is to become durable."""
         if stream.random() < CRASH_AT_WRITE:
+            self._note(f"{seat.member.node_id} ends as it begins to write")
             self._world.agenda.after(0, partial(self._crash_one, seat, stream))
 
     def _pause(self, stream: random.Random) -> None:
@@ -256,12 +268,15 @@ class Faults:
             low, high = 0.5, 2.0
         for seat in world.seats.values():
             seat.set_rate(random.uniform(low, high), world.agenda.now_us)
+            self._note(f"clock of {seat.member.node_id} runs {seat.rate:.2f} as fast")
 
     def _jump(self, stream: random.Random) -> None:
         """A machine slept: its clock goes on, its ticks do not."""
         victim = self._victim(stream)
         if victim is not None:
-            victim.jump(self._outage_us(stream))
+            duration_us = self._outage_us(stream)
+            self._note(f"clock of {victim.member.node_id} jumps {_ms(duration_us)}")
+            victim.jump(duration_us)
 
     # -------------------------------------------------------------------- disks
 
@@ -269,8 +284,9 @@ class Faults:
         """A disk stands still for a while: no write ends."""
         victim = self._victim(stream)
         if victim is not None:
-            stalled_until_us = self._world.agenda.now_us + self._outage_us(stream)
-            victim.stalled_until_us = stalled_until_us
+            duration_us, node = self._outage_us(stream), victim.member.node_id
+            self._note(f"disk of {node} stands still for {_ms(duration_us)}")
+            victim.stalled_until_us = self._world.agenda.now_us + duration_us
 
     def _disk_error(self, stream: random.Random) -> None:
         """The next write fails, or all do until there is room again."""
@@ -279,14 +295,18 @@ class Faults:
             return
         if stream.random() < 0.7:
             victim.disk_fails = True
+            self._note(f"the next write of {victim.member.node_id} fails")
         else:
             victim.disk_is_full = True
+            self._note(f"disk of {victim.member.node_id} is full")
         self._world.agenda.after(
             self._outage_us(stream), partial(self._disk_recovers, victim)
         )
 
     def _disk_recovers(self, seat: Seat) -> None:
         seat.disk_is_full = seat.disk_fails = False
+        if not self._ended:
+            self._note(f"disk of {seat.member.node_id} works again")
         self._restart(seat)
 
     def _rot(self, stream: random.Random) -> None:
@@ -297,7 +317,9 @@ class Faults:
         log = seat.member.log
         if log.last_index < log.first_index or not isinstance(log, RottenLog):
             return
-        log.rot(stream.randint(log.first_index, log.last_index))
+        index = stream.randint(log.first_index, log.last_index)
+        self._note(f"entry {index} of {seat.member.node_id} rots on disk")
+        log.rot(index)
         self._world.reached["a record rotted"] += 1
         self._spoil(seat)
 
@@ -307,6 +329,7 @@ class Faults:
         if seat is None or not self._may_spoil(seat):
             return
         world = self._world
+        self._note(f"{seat.member.node_id} loses its directory")
         world.crash(seat, write_is_lost=True)
         world.reached["a member was wiped"] += 1
         self._spoil(seat)
@@ -333,3 +356,11 @@ class Faults:
             for it in configurations
             if it.voters
         )
+
+
+def _listed(ids: list[NodeId]) -> str:
+    return ",".join([str(it) for it in ids])
+
+
+def _ms(duration_us: int) -> str:
+    return f"{duration_us // 1_000} ms"

@@ -52,6 +52,8 @@ class Healing:
         world = self._world
         self._calm_down()
         self.core = self._choose_core()
+        ids = ",".join([str(seat.member.node_id) for seat in self.core])
+        world.journal.noted(world, f"the faults end: {ids} must come to their senses")
         self._part_from_others()
         self._bring_up()
         elections = world.reached["Elected"]

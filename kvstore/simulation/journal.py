@@ -23,13 +23,28 @@ class Journal:
     whoever wants to hear of something overrides its method.
     """
 
+    def begins(self, world: World) -> None:
+        """Before anything else."""
+
     # Inputs of members, in the order in which they reach them.
 
     def restarted(self, world: World, seat: Seat, *, survives: int) -> None:
         """``survives``: so many commits of the state are lost at most."""
 
+    def joined(self, world: World, node_id: NodeId) -> None:
+        """There is a new node, which belongs to nobody yet; it starts next."""
+
+    def wiped(self, world: World, node_id: NodeId) -> None:
+        """A member that is down lost its directory."""
+
     def crashed(self, world: World, seat: Seat, *, write_is_lost: bool) -> None:
         """A process ended."""
+
+    def paused(self, world: World, seat: Seat) -> None:
+        """From now on what reaches a member waits."""
+
+    def resumed(self, world: World, seat: Seat) -> None:
+        """It goes on with what has waited."""
 
     def disconnected(self, world: World, seat: Seat, peer: NodeId) -> None:
         """A member sees its connection to ``peer`` close."""
@@ -79,8 +94,14 @@ class Journal:
     def sent(self, world: World, message: PeerMessage) -> None:
         """A message leaves."""
 
+    def lost(self, world: World, message: PeerMessage, why: str) -> None:
+        """A message, or a copy of it, does not reach its receiver."""
+
     def happened(self, world: World, member: SimMember, event: Event) -> None:
         """The core did something."""
 
     def noted(self, world: World, what: str) -> None:
-        """Anything else: a fault, or what a client was answered."""
+        """Anything else: a fault, in one short sentence."""
+
+    def violated(self, world: World, what: str) -> None:
+        """The run ends here: something must not be."""

@@ -74,6 +74,10 @@ class Reshaping:
     def replace_soon(self, seat: Seat) -> None:
         """A member lost what it had promised: somebody will take its place."""
         self._to_replace.setdefault(seat.member.node_id, NodeId(0))
+        self._note(f"{seat.member.node_id} is to be replaced")
+
+    def _note(self, what: str) -> None:
+        self._world.journal.noted(self._world, what)
 
     @property
     def is_done(self) -> bool:
@@ -98,6 +102,7 @@ class Reshaping:
             if raft.commit_index >= raft.configuration_index:
                 del self._to_replace[old]
                 self._world.reached["a lost member was replaced"] += 1
+                self._note(f"{old} is replaced")
             return
         if old not in configuration.members:
             del self._to_replace[old]
@@ -117,7 +122,9 @@ class Reshaping:
         if len(world.seats) >= MEMBERS_MAX:
             return None
         node_id = NodeId(max(world.seats) + 1)
+        self._note(f"{node_id} is set up, and waits to be added")
         world.join(node_id)
+        world.reached["a node joined"] += 1
         return node_id
 
     def _leader(self) -> Seat | None:
@@ -130,7 +137,7 @@ class Reshaping:
     def _propose(self, leader: Seat, changes: list[Change]) -> None:
         world = self._world
         ticket = Ticket(world.next_ticket())
-        world.journal.asked(world, leader, f"change {leader.member.node_id} {changes}")
+        world.journal.asked(world, leader, _change_line(leader, changes))
         try:
             world.act(
                 leader,
@@ -140,6 +147,7 @@ class Reshaping:
             )
         except KVStoreError as error:
             world.reached[f"a change was refused: {type(error).__name__}"] += 1
+            self._note(f"the change is refused: {type(error).__name__}")
         else:
             world.reached["a change of members began"] += 1
 
@@ -212,11 +220,30 @@ class Reshaping:
                     ticket, to, patience_ticks=PATIENCE_TICKS
                 ),
             )
-        except KVStoreError:
+        except KVStoreError as error:
             world.reached["a transfer was refused"] += 1
+            self._note(f"the transfer is refused: {type(error).__name__}")
         else:
             world.reached["a transfer began"] += 1
 
 
 def _addition(node_id: NodeId) -> AddLearner:
     return AddLearner(node_id, MemberInfo(f"n{node_id}:1", Incarnation(node_id)))
+
+
+def _change_line(leader: Seat, changes: list[Change]) -> str:
+    """As a script has it."""
+    words = [f"conf {leader.member.node_id}"]
+    for change in changes:
+        match change:
+            case AddLearner(node_id):
+                words.append(f"add-learner={node_id}")
+            case Promote(node_id):
+                words.append(f"promote={node_id}")
+            case Demote(node_id):
+                words.append(f"demote={node_id}")
+            case Remove(node_id):
+                words.append(f"remove={node_id}")
+            case _:
+                raise AssertionError(change)
+    return " ".join(words)

@@ -38,6 +38,8 @@ class Outcome:
     swarm: str
     """What was switched on, and how bad it was."""
     nodes: int
+    faults: tuple[Fault, ...]
+    """Those that were switched on."""
     violation: str | None
     """The invariant in words, and the facts; None if all went well."""
     check: str | None
@@ -66,6 +68,7 @@ def simulate(
     streams = Streams(seed, make_random)
     swarm = draw(streams.swarm, nodes=nodes, faults=faults)
     world = World(swarm, streams, journal)
+    world.journal.begins(world)
     reshaping = Reshaping(world)
     troubles = Faults(world, reshaping)
     # First the clocks: staleness is judged by the slowest.
@@ -81,11 +84,14 @@ def simulate(
             pass
         Healing(world, troubles, reshaping, traffic).run()
     violation = verdict.violation
+    if violation is not None:
+        world.journal.violated(world, violation)
     reached = world.reached + traffic.oracle.reached
     return Outcome(
         seed=seed,
         swarm=str(swarm),
         nodes=swarm.nodes,
+        faults=tuple([fault for fault in Fault if swarm.has(fault)]),
         violation=violation,
         check=None if violation is None else check_of(violation),
         vacuous=None if violation else _lacking(reached, world.watch.committed_index),

@@ -11,6 +11,7 @@ from kvstore.simulation.states import WatchedState
 from kvstore.types import LogIndex, NodeId
 
 if TYPE_CHECKING:
+    from kvstore.replica.replica import Replica
     from kvstore.simulation.member import SimMember
     from kvstore.simulation.world import World
 
@@ -113,6 +114,7 @@ class Transfers:
             self._arrive(member, message, transfer.state)
         elif transfer.breaks < BREAKS_MAX:
             world.reached["a snapshot's transfer broke"] += 1
+            world.journal.noted(world, f"the snapshot for {message.to} is held up")
             transfer.breaks += 1
             self._travel(transfer)
         else:
@@ -132,5 +134,9 @@ class Transfers:
         self._under_way[member.node_id, peer] += 1
         member.release(peer)
         seat = world.seats[member.node_id]
-        world.journal.transferred(world, seat, peer, reached)
-        world.act(seat, lambda replica: replica.snapshot_ended(peer, reached))
+
+        def end(replica: Replica) -> None:
+            world.journal.transferred(world, seat, peer, reached)
+            replica.snapshot_ended(peer, reached)
+
+        world.act(seat, end)

@@ -29,6 +29,7 @@ from kvstore.types import LogIndex, NodeId, Ticket
 
 if TYPE_CHECKING:
     from kvstore.replica.effects import Read as ReadEffect
+    from kvstore.replica.replica import Replica
     from kvstore.simulation.member import SimMember
     from kvstore.simulation.states import WatchedState
     from kvstore.simulation.world import World
@@ -153,7 +154,9 @@ class Traffic:
             self.oracle.write_asked(ticket, operation.commands, count=operation.count)
         else:
             self.oracle.read_asked(ticket, operation.ranges, operation.options)
-        if not self._is_lost():
+        if self._is_lost():
+            world.journal.noted(world, f"request #{ticket} is lost")
+        else:
             world.agenda.after(
                 self._travel_us(), partial(self._arrives, ticket, seat, operation)
             )
@@ -177,10 +180,9 @@ class Traffic:
             error = Unavailable("the connection was refused")
             self._answer(ticket, Answer(error=error))
             return
-        self._world.journal.wanted(self._world, seat, ticket, operation)
 
-        def turn() -> None:
-            replica = seat.replica
+        def turn(replica: Replica) -> None:
+            self._world.journal.wanted(self._world, seat, ticket, operation)
             try:
                 if isinstance(operation, Write):
                     replica.submit(
@@ -196,7 +198,7 @@ class Traffic:
             except KVStoreError as error:
                 self._answer(ticket, Answer(error=error))
 
-        self._world.act(seat, lambda _: turn())
+        self._world.act(seat, turn)
 
     # ----------------------------------------------------------------- answering
 
@@ -207,7 +209,9 @@ class Traffic:
             return  # its client has given up
         require(not request.is_answered, "a request was answered twice (LIN)", ticket)
         request.is_answered = True
-        if not self._is_lost():
+        if self._is_lost():
+            self._world.journal.noted(self._world, f"answer #{ticket} is lost")
+        else:
             self._world.agenda.after(
                 self._travel_us(), partial(self._hears, ticket, answer)
             )
@@ -246,6 +250,7 @@ class Traffic:
         request = self._open.pop(ticket, None)
         if request is not None:
             self._world.reached["a client lost patience"] += 1
+            self._world.journal.noted(self._world, f"client gives up #{ticket}")
             self._fails(ticket, request, DeadlineExceeded("no answer in time"))
 
     # ------------------------------------------------------- what the world tells

@@ -127,6 +127,7 @@ class World:
         before = seat.member
         assert before.replica is None
         incarnation = Incarnation(before.incarnation + WIPED)
+        self.journal.wiped(self, before.node_id)
         member = self._directory(before.node_id, seat.founding, incarnation)
         member.life = before.life
         seat.member = member
@@ -141,6 +142,7 @@ class World:
     def join(self, node_id: NodeId) -> Seat:
         """A node that belongs to nobody yet, and waits to be added."""
         seat = self.add(node_id, NOBODY, Incarnation(node_id))
+        self.journal.joined(self, node_id)
         self.start(seat)
         return seat
 
@@ -187,8 +189,12 @@ class World:
 
     def _disconnect(self, node_id: NodeId, peer: NodeId) -> None:
         seat = self.seats[node_id]
-        self.journal.disconnected(self, seat, peer)
-        self.act(seat, lambda replica: replica.peer_disconnected(peer))
+
+        def notice(replica: Replica) -> None:
+            self.journal.disconnected(self, seat, peer)
+            replica.peer_disconnected(peer)
+
+        self.act(seat, notice)
 
     def disconnect(self, a: NodeId, b: NodeId) -> None:
         """The connections between two break, and both see it."""
@@ -203,16 +209,8 @@ class World:
 
     def leader(self) -> Seat | None:
         """Who leads the highest term that anybody leads."""
-        best: Seat | None = None
-        for seat in self.seats.values():
-            replica = seat.member.replica
-            if (
-                replica is not None
-                and replica.raft.is_leader
-                and (best is None or replica.raft.term > best.replica.raft.term)
-            ):
-                best = seat
-        return best
+        leaders = [seat for seat in self.running() if seat.replica.raft.is_leader]
+        return max(leaders, key=lambda seat: seat.replica.raft.term, default=None)
 
     # ------------------------------------------------------------------- steps
 
@@ -263,13 +261,8 @@ class World:
     def _mix(self, member: SimMember) -> None:
         assert member.replica is not None
         raft = member.replica.raft
-        facts = (
-            self.agenda.now_us,
-            member.node_id,
-            raft.term,
-            raft.commit_index,
-            raft.last_index,
-        )
+        now_us = self.agenda.now_us
+        facts = (now_us, member.node_id, raft.term, raft.commit_index, raft.last_index)
         self.trace_hash = hash((self.trace_hash, facts))
 
     def _later(self, seat: Seat, delay_us: int, act: Callable[[], None]) -> None:
@@ -323,6 +316,7 @@ class World:
 
     def pause(self, seat: Seat) -> None:
         """It does nothing, and what reaches it waits."""
+        self.journal.paused(self, seat)
         seat.is_paused = True
         self.reached["pause"] += 1
 
@@ -330,6 +324,7 @@ class World:
         """It goes on, and finds what time has passed."""
         if not seat.is_paused:
             return
+        self.journal.resumed(self, seat)
         seat.is_paused = False
         inbox, seat.inbox = seat.inbox, deque()
         missed, seat.missed_ticks = seat.missed_ticks, 0
@@ -400,11 +395,12 @@ class World:
             self.works(member)
 
     def polled(self, member: SimMember) -> None:
-        self.watch.polled(member)
         assert member.replica is not None
+        # Before the checks: what fails them is to be seen in a trace.
         for event in member.replica.raft.drain_events():
             self.journal.happened(self, member, event)
             self.reached[type(event).__name__] += 1
+        self.watch.polled(member)
 
     def _grew(self, member: SimMember, committed: LogIndex) -> None:
         if self.clients is not None:
@@ -433,6 +429,8 @@ class World:
             link = (member.node_id, message.to)
             self.journal.sent(self, message)
             delays_us = network.delays_us(link, now_us, ordered=ordered)
+            if not delays_us:
+                self.journal.lost(self, message, "on its way")
             generation = network.generation(link)
             for delay_us in delays_us:
                 self.agenda.after(
@@ -444,16 +442,19 @@ class World:
     ) -> None:
         if generation == self.network.generation(link):
             self.deliver(message)
+        else:
+            self.journal.lost(self, message, "the connection broke")
 
     def deliver(self, message: PeerMessage) -> None:
         """A message reaches its receiver, if that is up and lets its sender in."""
         seat = self.seats.get(message.to)
         if seat is None or not seat.is_up:
-            return
-        if not self._admits(seat, message.sender):
-            return
-        self.journal.delivers(self, message)
-        self.act(seat, lambda replica: replica.receive((message,)))
+            self.journal.lost(self, message, "its receiver is down")
+        elif not self._admits(seat, message.sender):
+            self.journal.lost(self, message, "its sender is not let in")
+        else:
+            self.journal.delivers(self, message)
+            self.act(seat, lambda replica: replica.receive((message,)))
 
     def _admits(self, seat: Seat, sender: NodeId) -> bool:
         """Streams are judged as the server judges them."""
