@@ -32,6 +32,14 @@ def apply(mutant_id: str) -> None:
     sys.meta_path.insert(0, _Finder(mutant_id, changed))
 
 
+def applied() -> str | None:
+    """The mutant that this process runs with, for processes that it starts."""
+    for finder in sys.meta_path:
+        if isinstance(finder, _Finder):
+            return finder.mutant_id
+    return None
+
+
 def texts(mutant: Mutant) -> dict[str, str]:
     """The text, changed, of each module that it changes.
 
@@ -66,7 +74,7 @@ class _Finder(MetaPathFinder):
     """Stands first in line for the modules that are changed."""
 
     def __init__(self, mutant_id: str, changed: Mapping[str, str]) -> None:
-        self._mutant_id = mutant_id
+        self.mutant_id = mutant_id
         self._changed = changed
 
     def find_spec(
@@ -81,7 +89,7 @@ class _Finder(MetaPathFinder):
             return None
         where = _path(fullname)
         # A name of its own: tracebacks then show what runs, and not the file.
-        loader = _Loader(f"{where} with {self._mutant_id}", text)
+        loader = _Loader(f"{where} with {self.mutant_id}", text)
         return spec_from_file_location(fullname, where, loader=loader)
 
 

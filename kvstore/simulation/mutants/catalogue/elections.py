@@ -44,6 +44,14 @@ MUTANTS = (
         kill="m05_answer_to_an_earlier_campaign.raft",
     ),
     mutant(
+        "M05-voter",
+        "a vote is given in a term that is over",
+        "raft.election",
+        old="    if request.term < core.term:\n",
+        new="    if False:\n",
+        kill="m05_no_vote_in_a_term_that_is_over.raft",
+    ),
+    mutant(
         "M06",
         "logs are compared by index alone (openraft a48a3282, hashicorp#95)",
         "raft.election",
@@ -167,6 +175,14 @@ MUTANTS = (
         False
         and core.tick_count""",
         kill="lease_survives_restarts.raft",
+    ),
+    mutant(
+        "asked",
+        "a follower that is told to campaign forgets that it promised a lease",
+        "raft.election",
+        old="        reason is CampaignReason.REQUESTED\n        and core",
+        new="        False\n        and core",
+        kill="lease_survives_commands_to_campaign.raft",
     ),
     mutant(
         "boast",

@@ -20,6 +20,14 @@ MUTANTS = (
         kill="m31_old_snapshot_takes_nothing_away.raft",
     ),
     mutant(
+        "M31-held",
+        "a snapshot truncates a log that holds it",
+        "raft.replication",
+        old="if last.index <= core.commit_index or log.matches(last):",
+        new="if last.index <= core.commit_index:",
+        kill="m31_snapshot_takes_nothing_from_a_log_that_holds_it.raft",
+    ),
+    mutant(
         "M35",
         "what follows a snapshot is applied before it (openraft eed681d5)",
         "raft.node",

@@ -157,6 +157,14 @@ MUTANTS = (
         kill="busy_disk_has_not_stalled.raft",
     ),
     mutant(
+        "late-request",
+        "a request for votes leaves after what it boasts of was replaced",
+        "raft.core",
+        old="        if self.role is Role.CANDIDATE:\n",
+        new="        if False:\n",
+        kill="late_request_for_votes_is_dropped.raft",
+    ),
+    mutant(
         "late",
         "an acknowledgement of an earlier term leaves after its entries were replaced",
         "raft.core",
