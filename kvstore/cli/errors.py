@@ -40,7 +40,7 @@ class ExitCode(IntEnum):
 EXIT_CODE_MEANINGS = {
     ExitCode.OK: "done",
     ExitCode.NEGATIVE: "the answer is no: key absent, condition of a txn not met, "
-    "cluster not healthy, corruption counted by scrub",
+    "cluster not healthy, corruption counted by scrub, a seed of sim went wrong",
     ExitCode.USAGE: "the command line or an input file cannot be understood",
     ExitCode.UNAVAILABLE: "nobody could take the request in time; "
     "nothing was changed, try again",

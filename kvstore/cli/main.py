@@ -129,6 +129,13 @@ class KvstoreGroup(LazyGroup):
             attribute="bench",
             short_help="Measure clusters of real processes on this machine.",
         ),
+        "sim": LazyCommand(
+            section=_TOOLS,
+            module="kvstore.cli.sim_commands",
+            attribute="sim",
+            short_help="Run clusters in virtual time under random faults, and check "
+            "every step.",
+        ),
         "completion": LazyCommand(
             section=_TOOLS,
             module="kvstore.cli.completion_command",

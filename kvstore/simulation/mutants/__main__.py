@@ -6,7 +6,8 @@
     python -m kvstore.simulation.mutants M18 -- kvstore serve ...
     python -m kvstore.simulation.mutants M18 -- -m some.module ...
 
-The command runs in this process. Those that it starts, start without the mutant.
+The command runs in this process. Those that it starts, start without the mutant, but
+for the processes of ``kvstore sim``, which ask for it.
 """
 
 import runpy

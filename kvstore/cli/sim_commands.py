@@ -1,0 +1,218 @@
+"""``kvstore sim``: whole clusters in virtual time, one for each seed."""
+
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import click
+
+from kvstore.cli.errors import ExitCode
+from kvstore.cli.options import examples, output_option, reads_only
+from kvstore.cli.output import OutputFormat, note, print_json_line
+from kvstore.cli.sim_output import (
+    outcome_json,
+    print_outcome,
+    print_summary,
+    print_trouble,
+    progress,
+    summary_json,
+)
+from kvstore.cli.sim_workers import Done, run_seed, run_seeds
+from kvstore.simulation.report import Plan, Tally
+from kvstore.simulation.run import STEPS
+from kvstore.simulation.swarm import Fault
+
+NODES_MAX = 7
+SEEDS_MAX = 1 << 63
+TOLD_MAX = 10
+"""Seeds that went wrong and are told of in full, to people."""
+FAULT_NAMES = ", ".join([fault.value for fault in Fault])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How a batch is run and told."""
+
+    jobs: int
+    fail_fast: bool
+    output: OutputFormat
+
+
+def _parse_seeds(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> range | None:
+    if value is None:
+        return None
+    first, dots, last = value.partition("..")
+    if not (dots and first.isdecimal() and last.isdecimal()):
+        raise click.BadParameter(f"{value!r} is not a range like 0..999")
+    if not int(first) <= int(last) < SEEDS_MAX:
+        raise click.BadParameter(f"{value!r} is empty, or has no end below 2^63")
+    return range(int(first), int(last) + 1)
+
+
+def _parse_faults(
+    _context: click.Context, _option: click.Parameter, value: str
+) -> tuple[Fault, ...] | None:
+    if value == "all":
+        return None
+    if value == "none":
+        return ()
+    names = {name.strip() for name in value.split(",")}
+    known = {fault.value: fault for fault in Fault}
+    if unknown := sorted(names - known.keys()):
+        raise click.BadParameter(
+            f"there is no fault {unknown[0]!r}; there are {FAULT_NAMES}"
+        )
+    return tuple([fault for name, fault in known.items() if name in names])
+
+
+@click.command(
+    epilog=examples(
+        "kvstore sim --seed 17",
+        "kvstore sim --seeds 0..9999",
+        "kvstore sim --seeds 0..999 --nodes 3 --faults crash,rot,members --json",
+    ),
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, SEEDS_MAX - 1),
+    help="Run one cluster.  [default: drawn and printed]",
+)
+@click.option(
+    "--seeds",
+    callback=_parse_seeds,
+    metavar="A..B",
+    help="Run one for each seed from A to B, both included.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 1024),
+    help="Processes to spread seeds over; results are the same.  [default: cores]",
+)
+@click.option(
+    "--nodes",
+    type=click.IntRange(1, NODES_MAX),
+    help="Members at first.  [default: 3 or 5, as each seed draws]",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(1, 100_000_000),
+    default=STEPS,
+    show_default=True,
+    help="Inputs of members until the faults end.",
+)
+@click.option(
+    "--faults",
+    callback=_parse_faults,
+    default="all",
+    metavar="NAME,...",
+    show_default=True,
+    help="What a seed may switch on a random part of; none: nothing. There are "
+    f"{FAULT_NAMES}.",
+)
+@click.option(
+    "--fail-fast", is_flag=True, help="End at the first seed that went wrong."
+)
+@output_option
+@reads_only
+def sim(
+    *,
+    seed: int | None,
+    seeds: range | None,
+    jobs: int | None,
+    nodes: int | None,
+    steps: int,
+    faults: tuple[Fault, ...] | None,
+    fail_fast: bool,
+    output: OutputFormat,
+) -> None:
+    """Run clusters in virtual time under random faults, and check every step.
+
+    A seed decides everything that happens, so a seed that went wrong can be seen again.
+    Each switches on a random part of the faults. Exit code 1 if an invariant was
+    violated, a seed was vacuous (it reached too little to show anything), or a batch
+    of 200 seeds and more, with all faults, missed a goal: a rare state that it should
+    reach. docs/simulation.md tells more.
+    """
+    plan = Plan(nodes=nodes, faults=faults, steps=steps)
+    if seeds is None:
+        one = _drawn() if seed is None else seed
+        tally = _run_one(plan, one, output)
+    elif seed is not None:
+        raise click.UsageError("give --seed or --seeds, not both")
+    else:
+        jobs = min(jobs or _cores(), len(seeds))
+        manner = Manner(jobs=jobs, fail_fast=fail_fast, output=output)
+        tally = _run_batch(plan, seeds, manner)
+    if not tally.is_well:
+        click.get_current_context().exit(ExitCode.NEGATIVE)
+
+
+def _drawn() -> int:
+    seed = secrets.randbelow(1 << 32)
+    note(f"Seed {seed}, drawn at random.")
+    return seed
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _run_one(plan: Plan, seed: int, output: OutputFormat) -> Tally:
+    began_s = time.monotonic()
+    tally = Tally(plan)
+    done = run_seed(plan, seed)
+    tally.add(done.outcome, cpu_s=done.cpu_s)
+    if output is OutputFormat.JSON:
+        print_json_line(outcome_json(done.outcome, plan, whole=True))
+        seconds = time.monotonic() - began_s
+        print_json_line(summary_json(tally, seconds=seconds, jobs=1))
+    else:
+        print_outcome(done.outcome, plan)
+    return tally
+
+
+def _run_batch(plan: Plan, seeds: Sequence[int], manner: Manner) -> Tally:
+    as_json = manner.output is OutputFormat.JSON
+    began_s = time.monotonic()
+    tally = Tally(plan)
+    with (
+        run_seeds(plan, seeds, processes=manner.jobs) as outcomes,
+        progress(len(seeds), quiet=as_json) as show,
+    ):
+        for done in outcomes:
+            tally.add(done.outcome, cpu_s=done.cpu_s)
+            if _went_wrong(done):
+                _tell(done, tally, as_json=as_json)
+                if manner.fail_fast:
+                    break
+            show(tally)
+    seconds = time.monotonic() - began_s
+    if as_json:
+        print_json_line(summary_json(tally, seconds=seconds, jobs=manner.jobs))
+    else:
+        print_summary(tally, seconds=seconds, jobs=manner.jobs)
+    return tally
+
+
+def _went_wrong(done: Done) -> bool:
+    return done.outcome.violation is not None or done.outcome.vacuous is not None
+
+
+def _tell(done: Done, tally: Tally, *, as_json: bool) -> None:
+    """At once: nobody wants to wait for the rest of a long batch."""
+    plan = tally.plan
+    if as_json:
+        print_json_line(outcome_json(done.outcome, plan, whole=False))
+        return
+    told = tally.violations + tally.vacuous
+    if told <= TOLD_MAX:
+        print_trouble(done.outcome, plan)
+        click.echo()
+    elif told == TOLD_MAX + 1:
+        click.echo(f"More than {TOLD_MAX} seeds went wrong: the rest is only counted.")
+        click.echo()
