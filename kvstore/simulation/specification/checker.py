@@ -16,6 +16,7 @@ from kvstore.raft.messages import Entry, EntryId, HardState, Message
 from kvstore.raft.node import RaftNode, Role
 from kvstore.raft.observed import DurableView
 from kvstore.raft.ready import ReadState
+from kvstore.simulation.specification.logs import EVERYTHING
 from kvstore.simulation.specification.reads import check_answer
 from kvstore.simulation.specification.rules import Log, Members
 from kvstore.simulation.specification.sent import check_sent
@@ -28,7 +29,7 @@ from kvstore.simulation.specification.state import (
     last_durable,
     require,
 )
-from kvstore.simulation.specification.steps import EVERYTHING, check_step
+from kvstore.simulation.specification.steps import check_step
 from kvstore.simulation.specification.told import receive
 from kvstore.types import LogIndex, NodeId
 

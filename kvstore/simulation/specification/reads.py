@@ -64,8 +64,11 @@ def check_answer(life: Life, asked_at: int, commit: LogIndex, state: ReadState) 
             give it.
     """
     lead = life.lead
-    if any(left > asked_at and it == state.index for left, it in life.confirmed):
-        return
+    for given in life.confirmed:
+        left, index = given
+        if left > asked_at and index == state.index:
+            life.confirmed.remove(given)
+            return
     require(
         lead is not None,
         *(ACTION, "no leader gave this index to a read that came before", state),

@@ -63,7 +63,7 @@ class Members:
     learners: tuple[NodeId, ...] = ()
     learners_next: tuple[NodeId, ...] = ()
     """Of the old voters, those that are to be learners."""
-    halves: Halves = field(init=False, compare=False)
+    halves: Halves = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         halves = (self.voters, self.outgoing) if self.outgoing else (self.voters,)
