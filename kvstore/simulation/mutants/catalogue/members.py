@@ -104,6 +104,14 @@ for voter in half])
         kill="m39_both_halves_elect.raft",
     ),
     mutant(
+        "M39-leaves",
+        "a joint configuration is left before it is committed",
+        "raft.changes",
+        old="    if core.log.configuration_index > core.commit_index:",
+        new="    if False:",
+        kill="m39_joint_configuration_is_left_once_it_is_committed.raft",
+    ),
+    mutant(
         "M40",
         "a truncated log keeps its configuration (canonical/raft#354)",
         "raft.log",

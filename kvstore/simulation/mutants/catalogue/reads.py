@@ -44,6 +44,22 @@ MUTANTS = (
         kill="m49_lease_counts_from_the_question.raft",
     ),
     mutant(
+        "refused",
+        "a follower's read that its leader refuses is served from any state",
+        "raft.reading",
+        old="    if reply.rejected:",
+        new="    if False:",
+        kill="refused_read_has_no_index.raft",
+    ),
+    mutant(
+        "unanswered",
+        "no read is ever confirmed",
+        "raft.reads",
+        old="        if not has_quorum(halves, self._confirming):",
+        new="        if len(self._confirming) < 99:",
+        kill="replicas:reads_are_answered",
+    ),
+    mutant(
         "unbound",
         "voters that do not know of leases confirm one",
         "raft.reading",

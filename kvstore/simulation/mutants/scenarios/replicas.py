@@ -53,6 +53,21 @@ def read_waits_for_the_state() -> None:
     bench.judge(1)
 
 
+def reads_are_answered() -> None:
+    """At the leader and at a follower, with a quorum of two."""
+    bench = Bench()
+    bench.elect(1)
+    bench.write(1, "a")
+    bench.cut = {3}
+    for reader in (1, 2):
+        ticket = bench.read(reader)
+        require(
+            bench.reads[ticket].is_served,
+            "a read is not answered though a quorum follows (LIVE)",
+            reader,
+        )
+
+
 def write_in_doubt_is_not_denied() -> None:
     """A leader passes a write on, and is cut off before it hears how that ended."""
     bench = Bench()
