@@ -82,7 +82,9 @@ def timeline(lines: Iterable[str], last: int = LAST) -> Iterator[str]:
     """What a trace tells, in lines of at most ``WIDTH`` columns, without line ends.
 
     ``lines`` are those of a :class:`~kvstore.simulation.trace.Tracer`. A legend comes
-    first, then who was what when the last ``last`` lines begin, then these.
+    first, then who was what when the last ``last`` lines begin, then these. What
+    happened in one turn of a node is not torn apart, so there may be fewer; or more, if
+    the last turn alone has more.
     """
     reader = _Reader(last)
     for line in lines:
@@ -93,12 +95,20 @@ def timeline(lines: Iterable[str], last: int = LAST) -> Iterator[str]:
         return
     columns = _columns(rows)
     page = _Page(columns)
-    body = [(row, line) for row in rows for line in page.row(row)][-last:]
+    shown: deque[list[str]] = deque()
+    count = 0
+    while rows:
+        drawn = list(page.row(rows[-1]))
+        count += len(drawn)
+        if shown and count > last:
+            break
+        shown.appendleft(drawn)
+        before = rows.pop().before
     yield from LEGEND
     yield ""
-    yield from page.heading(body[0][0].before)
-    for _, line in body:
-        yield line
+    yield from page.heading(before)
+    for drawn in shown:
+        yield from drawn
 
 
 class _Reader:
@@ -123,6 +133,8 @@ class _Reader:
             self._asked[_int(record["prop"], "ticket")] = nid
         elif record["name"] == "Answer":
             nid = self._asked.pop(_int(record["prop"], "ticket"), None)
+            if nid is None:
+                words = f"-- {words}"  # nobody was there to be asked
         row = Row(
             time_us=record["time_us"], nid=nid, before=before, after=dict(self._views)
         )
@@ -138,6 +150,8 @@ class _Reader:
         if _is_chatter(record):
             self._forget()
             self._held = row
+            if record["name"].startswith("Lose"):
+                self._forget()
             return
         self._release()
         self._add(row)
@@ -380,7 +394,10 @@ def _message(
         is_of_term = msg["term"] in (0, record["state"]["term"]) or "Vote" in name
         when = "" if is_of_term else f" (term {msg['term']})"
         return f"{msg['from']}> {what}{when}"
-    if name.startswith("Lose") and prop["why"] != "its receiver is down":
+    if name.startswith("Lose"):
+        # Who is down hears nothing, and what it had sent is gone: its column says so.
+        if record["role"] == "StateDown" or prop["why"] == "its receiver is down":
+            return None
         return f">{msg['to']} {what} (lost: {prop['why']})"
     return f">{msg['to']} {what} sets out" if name == "SendSnapshot" else None
 
