@@ -32,6 +32,7 @@ watch           what must hold after every step
 oracle          what clients must have been told; ``model`` is the dumb twin it asks
 healing         the faults end: a majority must come to its senses
 journal         what happened, for whoever listens
+trace           the same as lines of JSON; ``timeline`` draws them
 ==============  =====================================================================
 
 ``specification`` is the protocol once more, as what is allowed; ``mutants`` are known
