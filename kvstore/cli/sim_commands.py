@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TextIO
 
 import click
 
@@ -16,18 +17,23 @@ from kvstore.cli.sim_output import (
     print_outcome,
     print_summary,
     print_trouble,
+    print_vacuous,
     progress,
     summary_json,
 )
 from kvstore.cli.sim_workers import Done, run_seed, run_seeds
+from kvstore.simulation.journal import Journal
 from kvstore.simulation.report import Plan, Tally
 from kvstore.simulation.run import STEPS
 from kvstore.simulation.swarm import Fault
+from kvstore.simulation.timeline import LAST as TIMELINE_ROWS
+from kvstore.simulation.timeline import timeline as timeline_rows
+from kvstore.simulation.trace import Tracer
 
 NODES_MAX = 7
 SEEDS_MAX = 1 << 63
 TOLD_MAX = 10
-"""Seeds that went wrong and are told of in full, to people."""
+"""Seeds that went wrong in one way and are told of in full, to people."""
 FAULT_NAMES = ", ".join([fault.value for fault in Fault])
 
 
@@ -38,6 +44,34 @@ class Manner:
     jobs: int
     fail_fast: bool
     output: OutputFormat
+
+
+class Recording:
+    """What is to be seen of a run: a trace in a file, and its end drawn."""
+
+    def __init__(self, *, trace: TextIO | None, rows: int | None) -> None:
+        self._trace = trace
+        self._rows = rows
+        self._lines: list[str] = []
+
+    @property
+    def journal(self) -> Journal | None:
+        """For the run; None if nothing is to be seen, which is faster."""
+        wanted = self._trace is not None or self._rows is not None
+        return Tracer(self._write) if wanted else None
+
+    def _write(self, line: str) -> None:
+        if self._trace is not None:
+            self._trace.write(line)
+        if self._rows is not None:
+            self._lines.append(line)
+
+    def draw(self) -> None:
+        """Print the last rows, if somebody wants them."""
+        if self._rows is not None:
+            click.echo()
+            for row in timeline_rows(self._lines, last=self._rows):
+                click.echo(row)
 
 
 def _parse_seeds(
@@ -71,7 +105,7 @@ def _parse_faults(
 
 @click.command(
     epilog=examples(
-        "kvstore sim --seed 17",
+        "kvstore sim --seed 17 --timeline",
         "kvstore sim --seeds 0..9999",
         "kvstore sim --seeds 0..999 --nodes 3 --faults crash,rot,members --json",
     ),
@@ -113,8 +147,20 @@ def _parse_faults(
     help="What a seed may switch on a random part of; none: nothing. There are "
     f"{FAULT_NAMES}.",
 )
+@click.option("--fail-fast", is_flag=True, help="End at the first violation.")
 @click.option(
-    "--fail-fast", is_flag=True, help="End at the first seed that went wrong."
+    "--trace",
+    type=click.File("w", encoding="utf-8", lazy=False),
+    help="Write what happened in one seed to a file, as lines of JSON.",
+)
+@click.option(
+    "--timeline",
+    type=click.IntRange(1),
+    is_flag=False,
+    flag_value=TIMELINE_ROWS,
+    metavar="[ROWS]",
+    help="Draw the end of one seed: a column a node, time going down.  "
+    f"[rows if not given: {TIMELINE_ROWS}]",
 )
 @output_option
 @reads_only
@@ -127,22 +173,28 @@ def sim(
     steps: int,
     faults: tuple[Fault, ...] | None,
     fail_fast: bool,
+    trace: TextIO | None,
+    timeline: int | None,
     output: OutputFormat,
 ) -> None:
     """Run clusters in virtual time under random faults, and check every step.
 
     A seed decides everything that happens, so a seed that went wrong can be seen again.
     Each switches on a random part of the faults. Exit code 1 if an invariant was
-    violated, a seed was vacuous (it reached too little to show anything), or a batch
-    of 200 seeds and more, with all faults, missed a goal: a rare state that it should
-    reach. docs/simulation.md tells more.
+    violated, if a seed was vacuous (it reached too little to show anything; of a batch,
+    a tenth may), or if a batch of 200 seeds and more, with all faults, missed a goal: a
+    rare state that it should reach. docs/simulation.md tells more.
     """
     plan = Plan(nodes=nodes, faults=faults, steps=steps)
     if seeds is None:
+        if timeline is not None and output is OutputFormat.JSON:
+            raise click.UsageError("--timeline is for people: use --trace with --json")
         one = _drawn() if seed is None else seed
-        tally = _run_one(plan, one, output)
+        tally = _run_one(plan, one, output, Recording(trace=trace, rows=timeline))
     elif seed is not None:
         raise click.UsageError("give --seed or --seeds, not both")
+    elif trace is not None or timeline is not None:
+        raise click.UsageError("--trace and --timeline are of one seed: give --seed")
     else:
         jobs = min(jobs or _cores(), len(seeds))
         manner = Manner(jobs=jobs, fail_fast=fail_fast, output=output)
@@ -162,10 +214,12 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _run_one(plan: Plan, seed: int, output: OutputFormat) -> Tally:
+def _run_one(
+    plan: Plan, seed: int, output: OutputFormat, recording: Recording
+) -> Tally:
     began_s = time.monotonic()
     tally = Tally(plan)
-    done = run_seed(plan, seed)
+    done = run_seed(plan, seed, recording.journal)
     tally.add(done.outcome, cpu_s=done.cpu_s)
     if output is OutputFormat.JSON:
         print_json_line(outcome_json(done.outcome, plan, whole=True))
@@ -173,6 +227,7 @@ def _run_one(plan: Plan, seed: int, output: OutputFormat) -> Tally:
         print_json_line(summary_json(tally, seconds=seconds, jobs=1))
     else:
         print_outcome(done.outcome, plan)
+        recording.draw()
     return tally
 
 
@@ -186,11 +241,10 @@ def _run_batch(plan: Plan, seeds: Sequence[int], manner: Manner) -> Tally:
     ):
         for done in outcomes:
             tally.add(done.outcome, cpu_s=done.cpu_s)
-            if _went_wrong(done):
-                _tell(done, tally, as_json=as_json)
-                if manner.fail_fast:
-                    break
+            _tell(done, tally, as_json=as_json)
             show(tally)
+            if tally.violations and manner.fail_fast:
+                break
     seconds = time.monotonic() - began_s
     if as_json:
         print_json_line(summary_json(tally, seconds=seconds, jobs=manner.jobs))
@@ -199,20 +253,19 @@ def _run_batch(plan: Plan, seeds: Sequence[int], manner: Manner) -> Tally:
     return tally
 
 
-def _went_wrong(done: Done) -> bool:
-    return done.outcome.violation is not None or done.outcome.vacuous is not None
-
-
 def _tell(done: Done, tally: Tally, *, as_json: bool) -> None:
     """At once: nobody wants to wait for the rest of a long batch."""
-    plan = tally.plan
-    if as_json:
-        print_json_line(outcome_json(done.outcome, plan, whole=False))
+    plan, outcome = tally.plan, done.outcome
+    if outcome.violation is None and outcome.vacuous is None:
         return
-    told = tally.violations + tally.vacuous
+    if as_json:
+        print_json_line(outcome_json(outcome, plan, whole=False))
+        return
+    if outcome.violation is not None:
+        told, show, kind = tally.violations, print_trouble, "with a violation"
+    else:
+        told, show, kind = tally.vacuous, print_vacuous, "that show nothing"
     if told <= TOLD_MAX:
-        print_trouble(done.outcome, plan)
-        click.echo()
+        show(outcome, plan)
     elif told == TOLD_MAX + 1:
-        click.echo(f"More than {TOLD_MAX} seeds went wrong: the rest is only counted.")
-        click.echo()
+        click.echo(f"More than {TOLD_MAX} seeds {kind}: the rest is only counted.")

@@ -99,15 +99,11 @@ def _fault_json(tally: Tally, fault: Fault) -> Mapping[str, Json]:
 
 
 def print_trouble(outcome: Outcome, plan: Plan) -> None:
-    """A seed that went wrong, and how to see it again."""
-    if outcome.violation is not None:
-        click.echo(
-            f"{coloured(f'VIOLATION ({outcome.check})', 'red')} at seed {outcome.seed}"
-        )
-        click.echo(f"  what:    {outcome.violation}")
-    else:
-        click.echo(f"{coloured('VACUOUS', 'red')} seed {outcome.seed}")
-        click.echo(f"  what:    it has shown nothing: {outcome.vacuous}")
+    """A seed with a violation, and how to see it again."""
+    click.echo(
+        f"{coloured(f'VIOLATION ({outcome.check})', 'red')} at seed {outcome.seed}"
+    )
+    click.echo(f"  what:    {outcome.violation}")
     click.echo(f"  swarm:   {outcome.swarm}")
     click.echo(
         f"  ended:   after {human_count(outcome.events)} events, "
@@ -116,10 +112,20 @@ def print_trouble(outcome: Outcome, plan: Plan) -> None:
     click.echo(f"  replay:  {replay_command(plan, outcome.seed)}")
 
 
+def print_vacuous(outcome: Outcome, plan: Plan) -> None:
+    """A seed that reached too little."""
+    click.echo(
+        f"{coloured('VACUOUS', 'yellow')} seed {outcome.seed}: {outcome.vacuous}"
+    )
+    click.echo(f"  replay:  {replay_command(plan, outcome.seed)}")
+
+
 def print_outcome(outcome: Outcome, plan: Plan) -> None:
     """The only seed that was run."""
-    if outcome.violation is not None or outcome.vacuous is not None:
+    if outcome.violation is not None:
         print_trouble(outcome, plan)
+    elif outcome.vacuous is not None:
+        print_vacuous(outcome, plan)
     else:
         click.echo(f"Seed {outcome.seed}: {coloured('all is well', 'green')}.")
     click.echo(
@@ -169,6 +175,8 @@ def print_summary(tally: Tally, *, seconds: float, jobs: int) -> None:
             f"{plural(tally.goal_seeds[goal.name], 'seed')}, "
             f"{tally.least(goal)} at least"
         )
+    if tally.is_vacuous:
+        click.echo(f"{coloured('VACUOUS', 'red')} too many seeds have shown nothing")
     verdict = (
         f"{plural(tally.seeds, 'seed')}: {plural(tally.violations, 'violation')}, "
         f"{tally.vacuous} vacuous, {plural(len(tally.goals_missed()), 'goal')} missed."
@@ -220,12 +228,12 @@ class Meter:
         elapsed_s = max(now_s - self._began_s, 1e-6)
         rate = tally.seeds / elapsed_s
         left = human_duration((self._total - tally.seeds) / rate) if rate else "?"
-        troubles = tally.violations + tally.vacuous
+        found = plural(tally.violations, "violation")
         return (
             f"{human_count(tally.seeds)}/{human_count(self._total)} seeds, "
             f"{rate:.1f} seeds/s, "
             f"{human_count(round(tally.events / elapsed_s))} events/s, {left} left"
-            + (f", {troubles} went wrong" if troubles else "")
+            + (f", {found}" if tally.violations else "")
         )
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from kvstore.simulation.mutants.patching import applied, apply
 
 if TYPE_CHECKING:
+    from kvstore.simulation.journal import Journal
     from kvstore.simulation.report import Plan
     from kvstore.simulation.run import Outcome
 
@@ -36,13 +37,18 @@ class Done:
     """What it took of a processor."""
 
 
-def run_seed(plan: Plan, seed: int) -> Done:
+def run_seed(plan: Plan, seed: int, journal: Journal | None = None) -> Done:
     """Run one seed here and now."""
     from kvstore.simulation.run import simulate
 
     began_s = time.process_time()
     outcome = simulate(
-        seed, random.Random, nodes=plan.nodes, faults=plan.faults, steps=plan.steps
+        seed,
+        random.Random,
+        nodes=plan.nodes,
+        faults=plan.faults,
+        steps=plan.steps,
+        journal=journal,
     )
     return Done(outcome=outcome, cpu_s=time.process_time() - began_s)
 

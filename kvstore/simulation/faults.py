@@ -15,7 +15,7 @@ from kvstore.raft.quorum import has_quorum
 from kvstore.simulation.network import Link
 from kvstore.simulation.rot import RottenLog
 from kvstore.simulation.seat import Seat
-from kvstore.simulation.swarm import LEASE_RATE_SPREAD, Fault
+from kvstore.simulation.swarm import LEASE_RATE_SPREAD, Fault, strikes_of
 from kvstore.types import NodeId
 
 if TYPE_CHECKING:
@@ -101,6 +101,9 @@ class Faults:
     def _note(self, what: str) -> None:
         self._world.journal.noted(self._world, what)
 
+    def _struck(self, fault: Fault) -> None:
+        self._world.reached[strikes_of(fault)] += 1
+
     # ------------------------------------------------------------------ network
 
     def _replay(self, stream: random.Random) -> None:
@@ -111,7 +114,7 @@ class Faults:
             message = self._world.network.recall()
             if message is not None:
                 self._world.deliver(message)
-        self._world.reached["old messages came again"] += 1
+        self._struck(Fault.REPLAY)
 
     def _disconnect(self, stream: random.Random) -> None:
         seats = self._world.running()
@@ -119,6 +122,7 @@ class Faults:
         others = [seat for seat in seats if seat is not victim]
         if victim is not None and others:
             a, b = victim.member.node_id, stream.choice(others).member.node_id
+            self._struck(Fault.DISCONNECT)
             self._note(f"the connections of {a} and {b} break")
             self._world.disconnect(a, b)
 
@@ -132,6 +136,7 @@ class Faults:
             if a != b and not any(a in group and b in group for group in groups)
         ]
         parts = " | ".join([_listed(group) for group in groups])
+        self._struck(Fault.PARTITION)
         self._cut(links, stream, f"the network falls apart: {parts}")
 
     def _groups(self, ids: list[NodeId], stream: random.Random) -> list[list[NodeId]]:
@@ -164,6 +169,7 @@ class Faults:
         hears = stream.random() < 0.5
         links = [(it, node) if hears else (node, it) for it in others]
         verb = "hears nothing of" if hears else "is not heard by"
+        self._struck(Fault.ONE_WAY)
         self._cut(links, stream, f"{node} {verb} {_listed(others)}")
 
     def _flap(self, stream: random.Random) -> None:
@@ -171,6 +177,7 @@ class Faults:
         ids = sorted(self._world.seats)
         if len(ids) < 2:
             return
+        self._struck(Fault.FLAPPING)
         a, b = stream.sample(ids, 2)
         duration_us = self._outage_us(stream)
         what = f"no link between {a} and {b}"
@@ -180,7 +187,6 @@ class Faults:
 
     def _cut(self, links: list[Link], stream: random.Random, what: str) -> None:
         self._cut_for(links, self._outage_us(stream), what)
-        self._world.reached["links were cut"] += 1
 
     def _cut_for(self, links: list[Link], duration_us: int, what: str) -> None:
         if self._ended:
@@ -196,6 +202,7 @@ class Faults:
 
     def _lose_patience(self, stream: random.Random) -> None:
         """Followers take their leader's silence for death."""
+        self._struck(Fault.IMPATIENCE)
         self._note("followers lose patience with their leader")
         for seat in self._world.running():
             if not seat.is_up:
@@ -210,12 +217,13 @@ class Faults:
     def _crash(self, stream: random.Random) -> None:
         victim = self._victim(stream)
         if victim is not None:
+            self._struck(Fault.CRASH)
             self._crash_one(victim, stream)
 
     def _crash_one(self, seat: Seat, stream: random.Random) -> None:
         # The journal hears of the crash itself, and of what is lost, from the world.
         world = self._world
-        world.reached["crash"] += 1
+        world.reached["a member crashed"] += 1
         if seat is world.leader():
             world.reached["the leader crashed"] += 1
         world.crash(
@@ -236,7 +244,7 @@ class Faults:
         """All members end at once."""
         if stream.random() < 0.5:
             return  # rarer than others: nothing else goes on meanwhile
-        self._world.reached["all members lost power"] += 1
+        self._struck(Fault.POWER_CUT)
         self._note("all members lose power")
         for seat in self._world.running():
             self._crash_one(seat, stream)
@@ -244,6 +252,7 @@ class Faults:
     def _write_began(self, stream: random.Random, seat: Seat) -> None:
         """A crash at the moment that matters most: something is to become durable."""
         if stream.random() < CRASH_AT_WRITE:
+            self._struck(Fault.CRASH_AT_WRITE)
             self._note(f"{seat.member.node_id} ends as it begins to write")
             self._world.agenda.after(0, partial(self._crash_one, seat, stream))
 
@@ -251,6 +260,7 @@ class Faults:
         victim = self._victim(stream)
         if victim is None or victim.is_paused:
             return
+        self._struck(Fault.PAUSE)
         everybody = stream.random() < 0.1
         for seat in self._world.running() if everybody else [victim]:
             self._world.pause(seat)
@@ -276,6 +286,7 @@ class Faults:
         if victim is not None:
             duration_us = self._outage_us(stream)
             self._note(f"clock of {victim.member.node_id} jumps {_ms(duration_us)}")
+            self._struck(Fault.CLOCK_JUMP)
             victim.jump(duration_us)
 
     # -------------------------------------------------------------------- disks
@@ -286,6 +297,7 @@ class Faults:
         if victim is not None:
             duration_us, node = self._outage_us(stream), victim.member.node_id
             self._note(f"disk of {node} stands still for {_ms(duration_us)}")
+            self._struck(Fault.SLOW_DISK)
             victim.stalled_until_us = self._world.agenda.now_us + duration_us
 
     def _disk_error(self, stream: random.Random) -> None:
@@ -293,6 +305,7 @@ class Faults:
         victim = self._victim(stream)
         if victim is None:
             return
+        self._struck(Fault.DISK_ERROR)
         if stream.random() < 0.7:
             victim.disk_fails = True
             self._note(f"the next write of {victim.member.node_id} fails")
@@ -320,7 +333,7 @@ class Faults:
         index = stream.randint(log.first_index, log.last_index)
         self._note(f"entry {index} of {seat.member.node_id} rots on disk")
         log.rot(index)
-        self._world.reached["a record rotted"] += 1
+        self._struck(Fault.ROT)
         self._spoil(seat)
 
     def _wipe(self, stream: random.Random) -> None:
@@ -331,7 +344,7 @@ class Faults:
         world = self._world
         self._note(f"{seat.member.node_id} loses its directory")
         world.crash(seat, write_is_lost=True)
-        world.reached["a member was wiped"] += 1
+        self._struck(Fault.WIPE)
         self._spoil(seat)
         world.wipe(seat)
         self._restart_later(seat, self._outage_us(stream))

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kvstore.raft.events import (
+    BecameCandidate,
+    BecamePreCandidate,
+    Event,
+    PeerStateChanged,
+    SteppedDown,
+    VoteRefused,
+)
 from kvstore.types import LogIndex, NodeId, Ticket
 
 if TYPE_CHECKING:
+    from random import Random
+
     from kvstore.errors import KVStoreError
-    from kvstore.raft.events import Event
     from kvstore.raft.messages import InstallSnapshot
     from kvstore.replica.messages import PeerMessage
     from kvstore.simulation.member import SimMember
@@ -25,6 +34,13 @@ class Journal:
 
     def begins(self, world: World) -> None:
         """Before anything else."""
+
+    def chance(self, node_id: NodeId, random: Random) -> Random:
+        """The chance of a member that is about to start; another in its place, if it
+        draws the same.
+        """
+        del node_id
+        return random
 
     # Inputs of members, in the order in which they reach them.
 
@@ -105,3 +121,17 @@ class Journal:
 
     def violated(self, world: World, what: str) -> None:
         """The run ends here: something must not be."""
+
+
+def names_of(event: Event) -> tuple[str, ...]:
+    """What a run counts an event of the core as: its kind, and its reason."""
+    name = type(event).__name__
+    match event:
+        case SteppedDown() | VoteRefused() | BecamePreCandidate():
+            return name, f"{name}: {event.reason.value}"
+        case BecameCandidate(reason=reason) if reason is not None:
+            return name, f"{name}: {reason.value}"
+        case PeerStateChanged():
+            return name, f"{name}: {event.cause.name}"
+        case _:
+            return (name,)

@@ -301,7 +301,9 @@ class Oracle:
             floor = max(floor, self._told_before(fresh_us))
         index = self._check_read(ticket, read, results, revision, floor)
         self._tell(index)
-        self.reached[f"a {kv_pb2.Consistency.Name(asked)} read was answered"] += 1
+        level, gave = map(kv_pb2.Consistency.Name, (asked, consistency))
+        self.reached[f"a {level} read was answered"] += 1
+        self.reached[f"a read was confirmed as {gave}"] += 1
 
     def _floor(self, read: _Read, confirmed: kv_pb2.Consistency) -> LogIndex:
         """The index that a read's state must have reached."""

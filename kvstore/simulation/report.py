@@ -7,19 +7,11 @@ from dataclasses import dataclass
 
 from kvstore.simulation.goals import GOALS, Goal
 from kvstore.simulation.run import STEPS, Outcome
-from kvstore.simulation.swarm import Fault
+from kvstore.simulation.swarm import Fault, is_counted, strikes_of
 
-STRUCK = {
-    Fault.REPLAY: "old messages came again",
-    Fault.CRASH: "crash",
-    Fault.POWER_CUT: "all members lost power",
-    Fault.PAUSE: "pause",
-    Fault.DISK_ERROR: "a disk refused a write",
-    Fault.ROT: "a record rotted",
-    Fault.WIPE: "a member was wiped",
-    Fault.TRANSFER: "a transfer began",
-}
-"""What a run counts of each fault, if it does."""
+VACUOUS_SHARE_MAX = 0.1
+"""Of a batch. Now and then a cluster is beaten so hard that next to nothing is written;
+about one seed in forty is so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,10 +85,8 @@ class Tally:
         return count / self.cpu_s if self.cpu_s else 0.0
 
     def struck(self, fault: Fault) -> int | None:
-        """How often a fault struck; None if nobody counts it."""
-        if (counted := STRUCK.get(fault)) is None:
-            return None
-        return self.reached[counted]
+        """How often a fault struck; None if it is there all the time."""
+        return self.reached[strikes_of(fault)] if is_counted(fault) else None
 
     def least(self, goal: Goal) -> int:
         """In how many of these seeds a goal must be reached; 0 if it need not."""
@@ -107,6 +97,11 @@ class Tally:
         return [it for it in GOALS if self.goal_seeds[it.name] < self.least(it)]
 
     @property
+    def is_vacuous(self) -> bool:
+        """Whether too many seeds have shown nothing; of one seed, that one."""
+        return self.vacuous > self.seeds * VACUOUS_SHARE_MAX
+
+    @property
     def is_well(self) -> bool:
-        """Nothing was violated, no seed was empty, and no goal was missed."""
-        return not (self.violations or self.vacuous or self.goals_missed())
+        """Nothing was violated, enough was shown, and no goal was missed."""
+        return not (self.violations or self.is_vacuous or self.goals_missed())

@@ -17,7 +17,7 @@ from kvstore.raft.membership import (
 )
 from kvstore.raft.quorum import has_quorum
 from kvstore.simulation.seat import Seat
-from kvstore.simulation.swarm import Fault
+from kvstore.simulation.swarm import Fault, strikes_of
 from kvstore.types import Incarnation, NodeId, Ticket
 
 if TYPE_CHECKING:
@@ -162,6 +162,7 @@ class Reshaping:
             return
         changes = self._draw(configuration, stream)
         if changes and self._is_survivable(configuration, changes):
+            self._world.reached[strikes_of(Fault.MEMBERS)] += 1
             self._propose(leader, changes)
 
     def _draw(
@@ -224,7 +225,7 @@ class Reshaping:
             world.reached["a transfer was refused"] += 1
             self._note(f"the transfer is refused: {type(error).__name__}")
         else:
-            world.reached["a transfer began"] += 1
+            world.reached[strikes_of(Fault.TRANSFER)] += 1
 
 
 def _addition(node_id: NodeId) -> AddLearner:

@@ -84,6 +84,16 @@ STRIKING = frozenset(
 """What happens now and then; the others are there all the time."""
 
 
+def strikes_of(fault: Fault) -> str:
+    """What a run counts the strikes of a fault as."""
+    return f"fault: {fault.value}"
+
+
+def is_counted(fault: Fault) -> bool:
+    """Whether it strikes at moments, which a run counts."""
+    return fault in STRIKING or fault is Fault.CRASH_AT_WRITE
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Swarm:
     """One seed's world. Probabilities are 0 to 1; ``_us`` are microseconds."""

@@ -21,7 +21,7 @@ from kvstore.replica.admission import Standing, standing
 from kvstore.replica.effects import Apply, Read
 from kvstore.replica.messages import ForwardReply, ForwardWrites, PeerMessage
 from kvstore.simulation.agenda import Agenda
-from kvstore.simulation.journal import Journal
+from kvstore.simulation.journal import Journal, names_of
 from kvstore.simulation.member import SimMember
 from kvstore.simulation.network import Network
 from kvstore.simulation.rot import RottenLog
@@ -154,6 +154,7 @@ class World:
             survives = 1
         before = len(member.commits)
         random = self.streams.make(f"node/{member.node_id}/{member.life}")
+        random = self.journal.chance(member.node_id, random)
         self.journal.restarted(self, seat, survives=survives)
         try:
             member.start(random, survives=survives)
@@ -399,7 +400,7 @@ class World:
         # Before the checks: what fails them is to be seen in a trace.
         for event in member.replica.raft.drain_events():
             self.journal.happened(self, member, event)
-            self.reached[type(event).__name__] += 1
+            self.reached.update(names_of(event))
         self.watch.polled(member)
 
     def _grew(self, member: SimMember, committed: LogIndex) -> None:
@@ -462,8 +463,7 @@ class World:
         peer = self.seats[sender].member
         settled = raft.log.configuration_at(raft.commit_index)
         latest = raft.configuration
-        judged = standing(settled, latest, sender, peer.incarnation)
-        return judged is Standing.ADMITTED
+        return standing(settled, latest, sender, peer.incarnation) is Standing.ADMITTED
 
     # ----------------------------------------------------------------- the rest
 

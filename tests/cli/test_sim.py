@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from kvstore.cli.main import cli
 from kvstore.simulation import run
 from kvstore.simulation.run import Outcome
 from kvstore.simulation.swarm import Fault
+from kvstore.simulation.timeline import timeline
 from tests.command_line import kvstore, python
 
 SHORT = ("--steps", "100")
@@ -98,7 +100,9 @@ def test_options_reach_the_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
         nodes: int | None,
         faults: Iterable[Fault] | None,
         steps: int,
+        journal: None,
     ) -> Outcome:
+        del journal
         asked.append((seed, nodes, faults, steps))
         return simulate(seed, make, nodes=nodes, faults=faults, steps=steps)
 
@@ -117,6 +121,23 @@ def test_options_reach_the_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_a_seed_can_be_written_down_and_drawn(tmp_path: Path) -> None:
+    """Goal: what is seen of a run changes nothing of it."""
+    file = tmp_path / "trace"
+    short = ("--seed", "3", "--steps", "200")
+    plain = sim(*short)
+    seen = sim(*short, "--trace", str(file), "--timeline", "9")
+    assert seen.exit_code == plain.exit_code == 1  # too short to show anything
+    assert seen.stdout.startswith(plain.stdout)
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    assert records[0]["prop"]["seed"] == 3
+    assert any(record["name"] == "BecomeLeader" for record in records)
+    drawn = seen.stdout.removeprefix(plain.stdout).splitlines()
+    assert drawn == ["", *timeline(file.read_text().splitlines(), last=9)]
+    longer = sim(*short, "--timeline").stdout.removeprefix(plain.stdout)
+    assert len(longer.splitlines()) > len(drawn)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -129,6 +150,9 @@ def test_options_reach_the_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--seeds", "0..9223372036854775808"], "below 2^63"),
         (["--seeds", "0..1", "--seed", "0"], "not both"),
         (["--nodes", "8"], "8 is not in the range"),
+        (["--seeds", "0..1", "--timeline"], "are of one seed"),
+        (["--seed", "0", "--timeline", "--json"], "--timeline is for people"),
+        (["--seed", "0", "--trace", "/nowhere/at-all"], "No such file or directory"),
     ],
 )
 def test_what_cannot_be_understood_says_why(arguments: list[str], said: str) -> None:
@@ -160,12 +184,23 @@ def test_seeds_that_went_wrong_are_told_of(fake: Bad) -> None:
 
 def test_fail_fast_ends_at_the_first(fake: Bad) -> None:
     fake[1] = (None, None, "Elected: 0 times, 1 at least")
-    fake[2] = ("two leaders (I1)", "I1", None)
+    fake[2] = fake[4] = ("two leaders (I1)", "I1", None)
     done = sim("--seeds", "0..9", "--jobs", "1", "--fail-fast", "--json")
     assert done.exit_code == 1
-    (outcome, summary) = lines(done.stdout)
-    assert (outcome["seed"], outcome["vacuous"]) == (1, "Elected: 0 times, 1 at least")
-    assert summary["seeds"] == 2
+    empty, bad, summary = lines(done.stdout)
+    assert (empty["seed"], empty["vacuous"]) == (1, "Elected: 0 times, 1 at least")
+    assert (bad["seed"], bad["violation"]) == (2, "two leaders (I1)")
+    assert summary["seeds"] == 3
+
+
+def test_a_tenth_of_a_batch_may_be_vacuous(fake: Bad) -> None:
+    fake[5] = fake[15] = (None, None, "Elected: 0 times, 1 at least")
+    done = sim("--seeds", "0..19", "--jobs", "1")
+    assert done.exit_code == 0
+    assert "VACUOUS seed 5: Elected: 0 times, 1 at least\n" in done.stdout
+    assert "20 seeds: 0 violations, 2 vacuous" in done.stdout
+    assert sim("--seeds", "0..18", "--jobs", "1").exit_code == 1
+    assert sim("--seed", "5").exit_code == 1
 
 
 def test_a_batch_that_misses_a_goal_is_not_well(

@@ -57,7 +57,7 @@ def test_rare_states_are_reached() -> None:
         "a snapshot was installed",
         "a lost member was replaced",
         "a repeated command was answered",
-        "all members lost power",
+        "fault: power-cut",
         "EntriesReplaced",
         "the leader crashed",
     ):
