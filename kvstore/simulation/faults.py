@@ -254,7 +254,11 @@ class Faults:
         if stream.random() < CRASH_AT_WRITE:
             self._struck(Fault.CRASH_AT_WRITE)
             self._note(f"{seat.member.node_id} ends as it begins to write")
-            self._world.agenda.after(0, partial(self._crash_one, seat, stream))
+            self._world.agenda.after(0, partial(self._crash_writer, seat, stream))
+
+    def _crash_writer(self, seat: Seat, stream: random.Random) -> None:
+        if not self._ended:  # else nobody would start it again
+            self._crash_one(seat, stream)
 
     def _pause(self, stream: random.Random) -> None:
         victim = self._victim(stream)
