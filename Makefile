@@ -18,8 +18,10 @@ CREATED := $(VENV)/.created
 EVERYTHING := $(VENV)/.installed
 
 # Extra arguments: make test PYTEST="-k quorum", make bench-put BENCH="--seconds 10".
+# Other ones: make sim SIM="--seed 17 --timeline".
 PYTEST ?=
 BENCH ?=
+SIM ?= --seeds 0..9999
 
 .PHONY: help
 help: ## Say what the targets are
@@ -81,6 +83,10 @@ test: $(EVERYTHING) ## Run every test: pure ones first, real processes last
 .PHONY: test-fast
 test-fast: $(EVERYTHING) ## Run the tests that start no processes and are quick
 	$(BIN)/python -m pytest -m 'not process and not slow' $(PYTEST)
+
+.PHONY: sim
+sim: $(EVERYTHING) ## Run 10,000 clusters under random faults (SIM="--seed 17")
+	$(BIN)/kvstore sim $(SIM)
 
 .PHONY: lint
 lint: $(EVERYTHING) ## Check format, style and that generated files are up to date

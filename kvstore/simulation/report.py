@@ -11,7 +11,7 @@ from kvstore.simulation.swarm import Fault, is_counted, strikes_of
 
 VACUOUS_SHARE_MAX = 0.1
 """Of a batch. Now and then a cluster is beaten so hard that next to nothing is written;
-about one seed in forty is so."""
+one or two seeds in a hundred are so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
