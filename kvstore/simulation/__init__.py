@@ -1,8 +1,8 @@
-"""Clusters in memory: moved by hand, line by line, or by chance. Pure, as what they run.
+"""Clusters in memory: moved by hand, line by line, or by chance. Pure, as what they do.
 
 By hand: no message arrives, no write ends and no time passes unless a line of a script
-asks for it. So a schedule that breaks a protocol can be written down, read, and replayed
-for ever. ``docs/scripts.md`` describes the language.
+asks for it. So a schedule that breaks a protocol can be written down, read, and
+replayed for ever. ``docs/scripts.md`` describes the language.
 
 ==============  =====================================================================
 script          ``.raft`` files: reading them, replaying them, what they should say
@@ -10,7 +10,8 @@ commands        what a line of a script can ask for
 founding        how its first line makes the cluster
 arguments       the words of such a line
 stage           what the words stand for
-cluster         nodes, their disks and states, and the wire between them
+cluster         nodes of consensus alone, and their disks; ``wire`` what is under way
+replicas        the same of whole replicas; ``batches`` the words for what they write
 describe        messages, events and states as short, stable text
 ==============  =====================================================================
 

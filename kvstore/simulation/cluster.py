@@ -5,23 +5,22 @@ from __future__ import annotations
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from kvstore.raft.invariants import ClusterChecker, InvariantViolation, Member
 from kvstore.raft.messages import (
-    AppendEntries,
     Entry,
     EntryId,
-    Heartbeat,
-    HeartbeatReply,
     InstallSnapshot,
     Message,
 )
 from kvstore.raft.node import RaftNode
 from kvstore.raft.options import RaftOptions
+from kvstore.replica.messages import ForwardReply, ForwardWrites, PeerMessage
 from kvstore.simulation import describe
+from kvstore.simulation.wire import Wire
 from kvstore.storage.memory_log import ORIGIN
 from kvstore.types import LogIndex, NodeId
 
@@ -45,13 +44,13 @@ class Draws:
     """
 
     def __init__(self, node_id: NodeId) -> None:
-        self._node_id = node_id
+        self.node_id = node_id
         self.next: deque[int] = deque()
         """The next draws; the last of a list that ran out is the node's number."""
 
     def randrange(self, stop: int) -> int:
         """From [0, stop)."""
-        drawn = self.next.popleft() if self.next else self._node_id - 1
+        drawn = self.next.popleft() if self.next else self.node_id - 1
         return min(drawn, stop - 1)
 
     def randint(self, low: int, high: int) -> int:
@@ -60,7 +59,7 @@ class Draws:
 
     def getrandbits(self, count: int) -> int:
         """Only to name things."""
-        return self._node_id << (count // 2)
+        return self.node_id << (count // 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,64 +94,15 @@ class Host:
         self.synced_state = State()
         """What a crash leaves of it for certain."""
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether a write is in flight."""
+        return self.writing is not None
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selector:
-    """Which messages are meant; what is None does not matter."""
-
-    sender: NodeId | None = None
-    to: NodeId | None = None
-    kinds: frozenset[str] = frozenset()
-    """Names of message classes; empty for all."""
-    term: int | None = None
-    round: int | None = None
-    entry: int | None = None
-    """An index that an AppendEntries must carry."""
-
-    def matches(self, message: Message) -> bool:
-        """Whether the message is meant."""
-        if (
-            self.sender not in (None, message.sender)
-            or self.to not in (None, message.to)
-            or self.term not in (None, message.term)
-            or (self.kinds and type(message).__name__ not in self.kinds)
-        ):
-            return False
-        if self.round is not None and not (
-            isinstance(message, Heartbeat | HeartbeatReply)
-            and message.round == self.round
-        ):
-            return False
-        return self.entry is None or (
-            isinstance(message, AppendEntries)
-            and any(entry.index == self.entry for entry in message.entries)
-        )
-
-
-@dataclass(slots=True)
-class Wire:
-    """Messages under way, oldest first, and what is to become of those to come."""
-
-    messages: list[Message] = field(default_factory=list)
-    held: list[Selector] = field(default_factory=list)
-    """What these mean arrives only when it is asked for."""
-    cut: list[Selector] = field(default_factory=list)
-    """What these mean is lost as soon as it is sent."""
-
-    def find(self, selector: Selector) -> list[Message]:
-        """What is under way and meant, oldest first."""
-        return [message for message in self.messages if selector.matches(message)]
-
-    def remove(self, messages: Iterable[Message]) -> None:
-        """Take messages off the wire: by identity, for two may be equal."""
-        gone = {id(message) for message in messages}
-        self.messages = [it for it in self.messages if id(it) not in gone]
-
-    def is_cut(self, message: Message) -> bool:
-        return any(selector.matches(message) for selector in self.cut)
-
-    def is_held(self, message: Message) -> bool:
-        return any(selector.matches(message) for selector in self.held)
+    @property
+    def has_work(self) -> bool:
+        """Whether the state machine was handed anything."""
+        return bool(self.applying)
 
 
 class Cluster:
@@ -165,7 +115,7 @@ class Cluster:
 
     def __init__(self, disks: Mapping[NodeId, MemoryLog], options: RaftOptions) -> None:
         self._options = options
-        self.hosts = {node_id: Host(node_id, disk) for node_id, disk in disks.items()}
+        self.hosts = {it: self._host(it, disk) for it, disk in disks.items()}
         self.wire = Wire()
         self.lines: list[str] = []
         """What happened and was not taken yet."""
@@ -181,6 +131,9 @@ class Cluster:
         self._reads = 0
         for host in self.hosts.values():
             self.start(host)
+
+    def _host(self, node_id: NodeId, disk: MemoryLog) -> Host:
+        return Host(node_id, disk)
 
     def take_lines(self) -> list[str]:
         """What happened since the last call."""
@@ -226,6 +179,14 @@ class Cluster:
             act(host.raft)
         finally:
             self._noticed(host)
+
+    def disconnect(self, host: Host, peer: NodeId) -> None:
+        """A node sees its connection to ``peer`` close."""
+        self.input(host, lambda raft: raft.peer_disconnected(peer))
+
+    def end_snapshot(self, host: Host, peer: NodeId, reached: LogIndex) -> None:
+        """A leader hears that a transfer is over."""
+        self.input(host, lambda raft: raft.snapshot_ended(peer, reached))
 
     def tick(self, host: Host) -> None:
         """Time passes at one node."""
@@ -325,7 +286,7 @@ class Cluster:
 
     # ------------------------------------------------------------------ network
 
-    def deliver(self, messages: Iterable[Message]) -> None:
+    def deliver(self, messages: Iterable[PeerMessage]) -> None:
         """Messages reach their receivers, in this order, whatever the rules say."""
         for message in messages:
             self.wire.remove((message,))
@@ -335,16 +296,21 @@ class Cluster:
                 self.lines.append(f"{text}: {message.to} is down or paused, lost")
                 continue
             self.lines.append(text)
-            self.input(host, partial(RaftNode.step, message=message))
+            self.receive(host, message)
 
-    def drop(self, messages: Iterable[Message]) -> None:
+    def receive(self, host: Host, message: PeerMessage) -> None:
+        """A node that is up gets a message."""
+        assert not isinstance(message, ForwardWrites | ForwardReply)
+        self.input(host, partial(RaftNode.step, message=message))
+
+    def drop(self, messages: Iterable[PeerMessage]) -> None:
         """Messages are lost."""
         messages = list(messages)
         self.wire.remove(messages)
         for message in messages:
             self.lines.append(f"{self._describer.message(message)}: lost")
 
-    def tell_messages(self, messages: Iterable[Message], fate: str) -> None:
+    def tell_messages(self, messages: Iterable[PeerMessage], fate: str) -> None:
         """Say which messages something is true of."""
         for message in messages:
             self.lines.append(f"{self._describer.message(message)}: {fate}")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from kvstore.errors import KVStoreError
+from kvstore.pb import kv_pb2
 from kvstore.raft.membership import (
     AddLearner,
     Change,
@@ -14,11 +15,13 @@ from kvstore.raft.membership import (
     SetLeases,
 )
 from kvstore.raft.node import RaftNode
-from kvstore.simulation import describe
+from kvstore.simulation import batches
 from kvstore.simulation.arguments import Arguments, Mistake, number
-from kvstore.simulation.cluster import Host, Selector
-from kvstore.simulation.founding import found, member_info
+from kvstore.simulation.founding import found, found_replicas, join, member_info
+from kvstore.simulation.looks import LOOKS
+from kvstore.simulation.replicas import PATIENCE_TICKS, Replicas
 from kvstore.simulation.stage import Stage
+from kvstore.simulation.wire import Selector
 from kvstore.types import Incarnation, LogIndex, NodeId
 
 
@@ -95,11 +98,12 @@ def _propose(stage: Stage, arguments: Arguments) -> None:
 def _conf(stage: Stage, arguments: Arguments) -> None:
     host = stage.running(arguments)
     changes: list[Change] = []
+    known = isinstance(stage.cluster, Replicas)
     for name, promotable in (("add-learner", True), ("add-observer", False)):
-        changes += [
-            AddLearner(NodeId(it), member_info(NodeId(it), promotable=promotable))
-            for it in arguments.numbers(name) or []
-        ]
+        for it in arguments.numbers(name) or []:
+            node = NodeId(it)
+            info = member_info(node, promotable=promotable, is_known=known)
+            changes.append(AddLearner(node, info))
     changes += [Promote(NodeId(it)) for it in arguments.numbers("promote") or []]
     changes += [Demote(NodeId(it)) for it in arguments.numbers("demote") or []]
     changes += [Remove(NodeId(it)) for it in arguments.numbers("remove") or []]
@@ -129,13 +133,58 @@ def _disconnect(stage: Stage, arguments: Arguments) -> None:
     host = stage.cluster.hosts[node]
     if host.raft is None:
         raise Mistake(f"node {node} is down: it notices nothing")
-    stage.cluster.input(host, lambda raft: raft.peer_disconnected(peer))
+    stage.cluster.disconnect(host, peer)
+
+
+LEVELS: Mapping[str, kv_pb2.Consistency] = {
+    "linearizable": kv_pb2.LINEARIZABLE,
+    "lease": kv_pb2.LEASE,
+    "follower": kv_pb2.FOLLOWER,
+    "bounded": kv_pb2.BOUNDED,
+    "session": kv_pb2.SESSION,
+    "stale": kv_pb2.STALE,
+}
+"""Of reads. Consensus alone knows the first two."""
 
 
 def _read(stage: Stage, arguments: Arguments) -> None:
-    host = stage.running(arguments)
-    level = arguments.choice("level", ("linearizable", "lease"), "linearizable")
-    stage.cluster.read(host, lease=level == "lease")
+    host, cluster = stage.running(arguments), stage.cluster
+    if not isinstance(cluster, Replicas):
+        level = arguments.choice("level", ("linearizable", "lease"), "linearizable")
+        cluster.read(host, lease=level == "lease")
+        return
+    options = kv_pb2.ReadOptions(
+        consistency=LEVELS[arguments.choice("level", LEVELS, "linearizable")],
+        staleness_ms_max=arguments.number("ms") or 0,
+        revision_min=arguments.number("revision") or 0,
+    )
+    cluster.read_all(host, options, patience_ticks=_patience(arguments))
+
+
+def _patience(arguments: Arguments) -> int:
+    patience = arguments.number("patience")
+    return PATIENCE_TICKS if patience is None else patience
+
+
+def _write(stage: Stage, arguments: Arguments) -> None:
+    host, cluster = stage.running(arguments), stage.replicas
+    patience = _patience(arguments)
+    words: list[str] = []
+    while (word := arguments.next_word()) is not None:
+        words.append(word)
+    batch = batches.parse(words)
+    cluster.write(host, batch, patience_ticks=patience)
+
+
+def _work(stage: Stage, arguments: Arguments) -> None:
+    host, replicas = stage.running(arguments), stage.replicas
+    if not host.has_work:
+        raise Mistake(f"node {host.node_id} was handed nothing to do")
+    replicas.work(host)
+
+
+def _commit(stage: Stage, arguments: Arguments) -> None:
+    stage.replicas.commit(stage.running(arguments))
 
 
 def _compact(stage: Stage, arguments: Arguments) -> None:
@@ -163,7 +212,7 @@ def _snapshot_ended(stage: Stage, arguments: Arguments) -> None:
     host = stage.cluster.hosts[sender]
     if host.raft is None:
         raise Mistake(f"node {sender} is down")
-    stage.cluster.input(host, lambda raft: raft.snapshot_ended(to, reached))
+    stage.cluster.end_snapshot(host, to, reached)
 
 
 # ------------------------------------------------------------------------------- time
@@ -206,14 +255,14 @@ def _ready(stage: Stage, arguments: Arguments) -> None:
 
 def _fsync(stage: Stage, arguments: Arguments) -> None:
     host = stage.running(arguments)
-    if host.writing is None:
+    if not host.is_writing:
         raise Mistake(f"node {host.node_id} writes nothing")
     stage.cluster.fsync(host)
 
 
 def _apply(stage: Stage, arguments: Arguments) -> None:
     host = stage.running(arguments)
-    if not host.applying:
+    if not host.has_work:
         raise Mistake(f"node {host.node_id} was handed nothing to apply")
     stage.cluster.apply(host)
 
@@ -245,6 +294,8 @@ def _restart(stage: Stage, arguments: Arguments) -> None:
     host = stage.host(arguments)
     if host.raft is not None:
         raise Mistake(f"node {host.node_id} is up: crash it first")
+    if arguments.choice("lose", ("state", "nothing"), "nothing") == "state":
+        stage.replicas.lose_commit(host)
     stage.cluster.start(host)
 
 
@@ -268,6 +319,16 @@ def _dup(stage: Stage, arguments: Arguments) -> None:
     messages = stage.messages(arguments)
     stage.cluster.wire.messages += [replace(it) for it in messages]
     stage.cluster.tell_messages(messages, "repeated")
+
+
+def _again(stage: Stage, arguments: Arguments) -> None:
+    """What has arrived or was lost is under way once more: the last such message."""
+    wire = stage.cluster.wire
+    selector, skip = stage.selector(arguments), arguments.number("skip") or 0
+    gone = [it for it in wire.gone if selector.matches(it)]
+    if len(gone) <= skip:
+        raise Mistake("expected such a message to have been under way before")
+    wire.messages.append(replace(gone[-1 - skip]))
 
 
 def _hold(stage: Stage, arguments: Arguments) -> None:
@@ -302,100 +363,13 @@ def _heal(stage: Stage, arguments: Arguments) -> None:
     stage.cluster.wire.held.clear()
 
 
-# ------------------------------------------------------------------ looks and claims
-
-
-def _status(stage: Stage, arguments: Arguments) -> None:
-    for host in _seen(stage, arguments):
-        if host.raft is None:
-            stage.cluster.lines.append(f"{host.node_id} is down")
-        else:
-            stage.cluster.lines += describe.status(host.raft)
-
-
-def _log(stage: Stage, arguments: Arguments) -> None:
-    for host in _seen(stage, arguments):
-        if host.raft is not None:
-            stage.cluster.lines.append(describe.log(host.raft))
-
-
-def _members(stage: Stage, arguments: Arguments) -> None:
-    for host in _seen(stage, arguments):
-        if (raft := host.raft) is not None:
-            members = describe.configuration(raft.configuration)
-            at = raft.configuration_index
-            stage.cluster.lines.append(f"{host.node_id} members of {at}: {members}")
-
-
-def _wire(stage: Stage, arguments: Arguments) -> None:
-    del arguments
-    wire = stage.cluster.wire
-    for message in wire.messages:
-        fate = "held" if wire.is_held(message) else "under way"
-        stage.cluster.tell_messages((message,), fate)
-
-
-def _seen(stage: Stage, arguments: Arguments) -> list[Host]:
-    return stage.listed(arguments.next_word() or "*")
-
-
-def _assert_leader(stage: Stage, arguments: Arguments) -> None:
-    """Of the highest term that anybody leads."""
-    claimed = arguments.word("a node, or none")
-    term = arguments.number("term")
-    leaders = [
-        host.raft
-        for host in stage.cluster.hosts.values()
-        if host.raft is not None and host.raft.is_leader
-    ]
-    newest = max(leaders, key=lambda raft: raft.term, default=None)
-    found = "none" if newest is None else str(newest.node_id)
-    if found != claimed:
-        raise Mistake(f"expected leader {claimed}, found {found}")
-    if newest is not None and term not in (None, newest.term):
-        raise Mistake(f"expected leader of term {term}, found {newest.term}")
-
-
-def _assert_commit(stage: Stage, arguments: Arguments) -> None:
-    hosts = stage.several(arguments)
-    claimed = number(arguments.word("an index"), "an index")
-    for host in hosts:
-        assert host.raft is not None
-        if (found := host.raft.commit_index) != claimed:
-            raise Mistake(
-                f"expected node {host.node_id} to have committed {claimed}, "
-                f"found {found}"
-            )
-
-
-def _assert_vote(stage: Stage, arguments: Arguments) -> None:
-    raft = stage.running(arguments).raft
-    assert raft is not None
-    claimed = arguments.word("whom it voted for, or none")
-    found = "none" if raft.vote is None else str(raft.vote)
-    if found != claimed:
-        raise Mistake(f"expected a vote for {claimed}, found {found}")
-    if (term := arguments.number("term")) not in (None, raft.term):
-        raise Mistake(f"expected term {term}, found {raft.term}")
-
-
-def _assert_silent(stage: Stage, arguments: Arguments) -> None:
-    """Nothing like this is under way."""
-    wire = stage.cluster.wire
-    if found := wire.find(stage.selector(arguments)):
-        raise Mistake(
-            f"expected no such message, found {len(found)}; under way: "
-            + stage.under_way()
-        )
-
-
-def _assert_safe(stage: Stage, arguments: Arguments) -> None:
-    del arguments
-    stage.cluster.check()
-
-
 COMMANDS: Mapping[str, Callable[[Stage, Arguments], None]] = {
     "nodes": found,
+    "replicas": found_replicas,
+    "join": join,
+    "write": _write,
+    "work": _work,
+    "commit": _commit,
     "campaign": _campaign,
     "elect": _elect,
     "resign": _resign,
@@ -422,17 +396,10 @@ COMMANDS: Mapping[str, Callable[[Stage, Arguments], None]] = {
     "deliver": _deliver,
     "drop": _drop,
     "dup": _dup,
+    "again": _again,
     "hold": _hold,
     "release": _release,
     "cut": _cut,
     "heal": _heal,
-    "status": _status,
-    "log": _log,
-    "members": _members,
-    "wire": _wire,
-    "assert-leader": _assert_leader,
-    "assert-commit": _assert_commit,
-    "assert-vote": _assert_vote,
-    "assert-safe": _assert_safe,
-    "assert-silent": _assert_silent,
+    **LOOKS,
 }

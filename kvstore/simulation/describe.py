@@ -3,7 +3,7 @@
 An entry is named ``term/index``, as the order of section 5.4.1 compares them.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from kvstore.raft.events import (
     BecameCandidate,
@@ -45,6 +45,8 @@ from kvstore.raft.messages import (
 )
 from kvstore.raft.node import RaftNode
 from kvstore.raft.ready import ReadState, Ready
+from kvstore.replica.effects import Persist
+from kvstore.replica.messages import ForwardReply, ForwardWrites, PeerMessage
 from kvstore.types import LogIndex, NodeId
 
 ALL_BYTES = 1 << 62
@@ -55,21 +57,21 @@ def entry_id(entry: EntryId) -> str:
     return f"{entry.term}/{entry.index}"
 
 
-def entry(it: Entry) -> str:
-    """An entry with what it holds."""
+def entry(it: Entry, data: Callable[[bytes], str] = bytes.decode) -> str:
+    """An entry with what it holds; ``data`` tells commands in words."""
     name = f"{it.term}/{it.index}"
     match it.kind:
         case EntryKind.NOOP:
             return f"{name} noop"
         case EntryKind.COMMANDS:
-            return f"{name} {it.data.decode()}"
+            return f"{name} {data(it.data)}"
         case EntryKind.CONFIGURATION:
             return f"{name} {configuration(Configuration.decode(it.data))}"
 
 
-def entries(them: Iterable[Entry]) -> str:
+def entries(them: Iterable[Entry], data: Callable[[bytes], str] = bytes.decode) -> str:
     """Entries in brackets."""
-    return "[" + ", ".join([entry(it) for it in them]) + "]"
+    return "[" + ", ".join([entry(it, data) for it in them]) + "]"
 
 
 def configuration(it: Configuration) -> str:
@@ -99,13 +101,23 @@ class Describer:
     short names in the order of their first appearance.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, data: Callable[[bytes], str] = bytes.decode) -> None:
+        """``data`` tells commands in words."""
+        self._data = data
         self._forwarded: dict[int, int] = {}
 
-    def message(self, it: Message) -> str:
+    def message(self, it: PeerMessage) -> str:
         """``1->2 Heartbeat term=1 ...``"""
+        if isinstance(it, ForwardWrites | ForwardReply):
+            return f"{it.sender}->{it.to} {type(it).__name__} {self._forward(it)}"
         what = " ".join(self._content(it))
         return f"{it.sender}->{it.to} {type(it).__name__} term={it.term} {what}".strip()
+
+    def _forward(self, it: ForwardWrites | ForwardReply) -> str:
+        request = self._request(it.request_id)
+        if isinstance(it, ForwardWrites):
+            return f"{request} [{self._data(it.writes)}]"
+        return request + (f" {type(it.error).__name__}" if it.error else " done")
 
     def _content(self, message: Message) -> Iterator[str]:
         match message:
@@ -119,7 +131,7 @@ class Describer:
             case AppendEntries():
                 yield f"previous={entry_id(message.previous)}"
                 yield f"commit={message.commit_index}"
-                yield entries(message.entries)
+                yield entries(message.entries, self._data)
             case AppendEntriesReply():
                 yield f"index={message.index}"
                 yield "rejected" if message.rejected else "accepted"
@@ -228,7 +240,7 @@ def _cause(it: PeerStateChanged) -> str:
     return it.cause.name.lower().replace("_", " ")
 
 
-def write(ready: Ready) -> str:
+def write(ready: Ready | Persist, data: Callable[[bytes], str] = bytes.decode) -> str:
     """What a Ready wants written."""
     parts = []
     if (hard_state := ready.hard_state) is not None:
@@ -237,7 +249,7 @@ def write(ready: Ready) -> str:
     if ready.snapshot is not None:
         parts.append(f"snapshot {entry_id(ready.snapshot.last)}")
     if ready.entries:
-        parts.append(entries(ready.entries))
+        parts.append(entries(ready.entries, data))
     return " ".join(parts)
 
 

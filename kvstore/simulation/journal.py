@@ -35,11 +35,11 @@ class Journal:
     def begins(self, world: World) -> None:
         """Before anything else."""
 
-    def chance(self, node_id: NodeId, random: Random) -> Random:
+    def chance(self, node_id: NodeId, life: int, random: Random) -> Random:
         """The chance of a member that is about to start; another in its place, if it
         draws the same.
         """
-        del node_id
+        del node_id, life
         return random
 
     # Inputs of members, in the order in which they reach them.
@@ -79,6 +79,9 @@ class Journal:
 
     def delivers(self, world: World, message: PeerMessage) -> None:
         """A message reaches its receiver."""
+
+    def received(self, world: World, message: PeerMessage) -> None:
+        """Its receiver looks at it: at once, unless that is paused."""
 
     def exported(self, world: World, message: InstallSnapshot) -> None:
         """A snapshot is made, and sets out."""

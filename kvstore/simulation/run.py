@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import traceback
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-from kvstore.raft.observed import InvariantViolation
 from kvstore.simulation.faults import Faults
 from kvstore.simulation.healing import Healing
 from kvstore.simulation.journal import Journal
@@ -16,11 +14,10 @@ from kvstore.simulation.reshaping import Reshaping
 from kvstore.simulation.streams import Streams
 from kvstore.simulation.swarm import Fault, draw
 from kvstore.simulation.traffic import Traffic
+from kvstore.simulation.verdict import Verdict, check_of
 from kvstore.simulation.world import World
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from kvstore.simulation.streams import MakeRandom
 
 STEPS = 4_000
@@ -101,42 +98,6 @@ def simulate(
         trace_hash=world.trace_hash,
         reached=reached,
     )
-
-
-class Verdict:
-    """Ends a run at what must not be, and keeps it in words: to find that is its aim.
-
-    Also an error that nobody expected, and an assertion of the code itself.
-    """
-
-    def __init__(self) -> None:
-        self.violation: str | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        if isinstance(error, InvariantViolation):
-            self.violation = str(error)
-        elif isinstance(error, Exception):
-            last = traceback.extract_tb(trace)[-1]
-            place = f"{last.filename.rpartition('/')[2]}, {last.name}: {last.line}"
-            name = "assert" if isinstance(error, AssertionError) else "error"
-            self.violation = (
-                f"the code itself noticed a defect ({name}): {place} {error!r}"
-            )
-        return self.violation is not None
-
-
-def check_of(violation: str) -> str:
-    """The short name in a violation's text, which has it in parentheses."""
-    name = violation.partition("(")[2].partition(")")[0]
-    return name if name and " " not in name else "safety"
 
 
 def _lacking(reached: Counter[str], commits: int) -> str | None:

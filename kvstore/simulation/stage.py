@@ -1,12 +1,14 @@
 """What the words of a script's lines stand for: nodes, links, messages under way."""
 
-from kvstore.raft.messages import Message
+from kvstore.replica.messages import PeerMessage
 from kvstore.simulation import describe
 from kvstore.simulation.arguments import Arguments, Mistake, link, node_id
-from kvstore.simulation.cluster import Cluster, Host, Selector
+from kvstore.simulation.cluster import Cluster, Host
+from kvstore.simulation.replicas import Replicas
+from kvstore.simulation.wire import Selector
 from kvstore.types import NodeId
 
-MESSAGES = frozenset(kind.__name__ for kind in Message.__args__)
+MESSAGES = frozenset(kind.__name__ for kind in PeerMessage.__args__)
 
 
 class Stage:
@@ -27,8 +29,18 @@ class Stage:
     def cluster(self) -> Cluster:
         """The cluster; a :class:`Mistake` if there is none yet."""
         if self._cluster is None:
-            raise Mistake("expected 'nodes COUNT' before anything else")
+            raise Mistake(
+                "expected 'nodes COUNT' or 'replicas COUNT' before anything else"
+            )
         return self._cluster
+
+    @property
+    def replicas(self) -> Replicas:
+        """The cluster, which must be of whole replicas."""
+        cluster = self.cluster
+        if not isinstance(cluster, Replicas):
+            raise Mistake("only a cluster of 'replicas COUNT' does that")
+        return cluster
 
     def set(self, cluster: Cluster) -> None:
         """The only cluster of the script."""
@@ -102,11 +114,13 @@ class Stage:
             entry=arguments.number("entry"),
         )
 
-    def messages(self, arguments: Arguments) -> list[Message]:
-        """Those under way that are meant: all, or the first ``count=``. Never none."""
+    def messages(self, arguments: Arguments) -> list[PeerMessage]:
+        """Those under way that are meant, behind the first ``skip=``: all, or the first
+        ``count=``. Never none.
+        """
         selector = self.selector(arguments)
-        count = arguments.number("count")
-        found = self.cluster.wire.find(selector)
+        count, skip = arguments.number("count"), arguments.number("skip") or 0
+        found = self.cluster.wire.find(selector)[skip:]
         if not found or (count is not None and len(found) < count):
             raise Mistake(
                 f"expected {count or 'a'} message(s) as described, found {len(found)}; "

@@ -24,6 +24,7 @@ from kvstore.simulation.oracle import Oracle
 from kvstore.simulation.seat import Seat
 from kvstore.simulation.wishes import COUNTER
 from kvstore.simulation.workload import Client, Read, Workload, Write
+from kvstore.simulation.world import Clients
 from kvstore.state_machine.reads import exhaust, read_range
 from kvstore.types import LogIndex, NodeId, Ticket
 
@@ -93,8 +94,8 @@ class Probe:
         self._ask(self, self._operation)
 
 
-class Traffic:
-    """Satisfies ``world.Clients``."""
+class Traffic(Clients):
+    """All clients of a run, and their network."""
 
     def __init__(self, world: World, *, operations: int) -> None:
         """``operations``: of all clients together, repetitions not counted."""
@@ -266,12 +267,14 @@ class Traffic:
                 self.oracle.committed(entry)
                 self._committed = entry.index
 
-    def responded(self, _: SimMember, ticket: Ticket, results: bytes) -> None:
+    def responded(self, member: SimMember, ticket: Ticket, results: bytes) -> None:
         """A write was applied."""
+        del member
         self._answer(ticket, Answer(results=results))
 
-    def failed(self, _: SimMember, ticket: Ticket, error: KVStoreError) -> None:
+    def failed(self, member: SimMember, ticket: Ticket, error: KVStoreError) -> None:
         """A request, or a change of the members, ended without a result."""
+        del member
         self._answer(ticket, Answer(error=error))
 
     def serves(self, member: SimMember, work: ReadEffect) -> None:

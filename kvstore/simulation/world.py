@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from kvstore.errors import CorruptionError, KVStoreError
 from kvstore.raft.membership import NOBODY, Configuration, MemberInfo
@@ -39,8 +39,8 @@ WIPED = 1_000_000
 """What a member that lost its directory adds to its incarnation."""
 
 
-class Clients(Protocol):
-    """Whoever asks the cluster, and judges its answers: ``traffic.Traffic``."""
+class Clients:
+    """Nobody asks for anything. ``traffic.Traffic`` is who does."""
 
     def committed(self, member: SimMember, index: LogIndex) -> None: ...
 
@@ -69,7 +69,7 @@ class World:
         self.watch = Watch(self._grew)
         self.seats: dict[NodeId, Seat] = {}
         self.transfers = Transfers(self)
-        self.clients: Clients | None = None
+        self.clients = Clients()
         self.on_write: Callable[[Seat], None] | None = None
         """Called when a log write begins: a moment to crash at."""
         self.is_calm = False
@@ -154,7 +154,7 @@ class World:
             survives = 1
         before = len(member.commits)
         random = self.streams.make(f"node/{member.node_id}/{member.life}")
-        random = self.journal.chance(member.node_id, random)
+        random = self.journal.chance(member.node_id, member.life, random)
         self.journal.restarted(self, seat, survives=survives)
         try:
             member.start(random, survives=survives)
@@ -180,8 +180,7 @@ class World:
         member.crash(write_is_lost=write_is_lost)
         seat.ended()
         self.watch.ended(member)
-        if self.clients is not None:
-            self.clients.crashed(member.node_id)
+        self.clients.crashed(member.node_id)
         for other in self.running():
             peer = other.member.node_id
             self.network.break_links(member.node_id, peer)
@@ -404,8 +403,7 @@ class World:
         self.watch.polled(member)
 
     def _grew(self, member: SimMember, committed: LogIndex) -> None:
-        if self.clients is not None:
-            self.clients.committed(member, committed)
+        self.clients.committed(member, committed)
 
     def hands_out(self, member: SimMember, work: Apply) -> None:
         self.watch.hands_out(member, work.entries)
@@ -455,33 +453,35 @@ class World:
             self.journal.lost(self, message, "its sender is not let in")
         else:
             self.journal.delivers(self, message)
-            self.act(seat, lambda replica: replica.receive((message,)))
+            self.act(seat, partial(self._receive, message))
+
+    def _receive(self, message: PeerMessage, replica: Replica) -> None:
+        self.journal.received(self, message)
+        replica.receive((message,))
 
     def _admits(self, seat: Seat, sender: NodeId) -> bool:
-        """Streams are judged as the server judges them."""
+        """Streams are judged as the server judges them, by who speaks and to whom."""
         raft = seat.replica.raft
         peer = self.seats[sender].member
         settled = raft.log.configuration_at(raft.commit_index)
         latest = raft.configuration
-        return standing(settled, latest, sender, peer.incarnation) is Standing.ADMITTED
+        judged = standing(settled, latest, sender, peer.incarnation)
+        return judged is Standing.ADMITTED and seat.is_meant_by(peer)
 
     # ----------------------------------------------------------------- the rest
 
     def responded(self, member: SimMember, ticket: Ticket, results: bytes) -> None:
-        if self.clients is not None:
-            self.clients.responded(member, ticket, results)
+        self.clients.responded(member, ticket, results)
 
     def failed(self, member: SimMember, ticket: Ticket, error: KVStoreError) -> None:
-        if self.clients is not None:
-            self.clients.failed(member, ticket, error)
+        self.clients.failed(member, ticket, error)
 
     def done(self, member: SimMember, ticket: Ticket) -> None:
         del member, ticket
         self.reached["a change of members or of the lead is done"] += 1
 
     def serves(self, member: SimMember, work: Read) -> None:
-        if self.clients is not None:
-            self.clients.serves(member, work)
+        self.clients.serves(member, work)
 
     def wants_snapshot(self, member: SimMember, peer: NodeId) -> None:
         self.transfers.begin(member, peer)

@@ -87,7 +87,10 @@ def test_output_that_is_missing_at_the_end_is_noticed() -> None:
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        (("campaign 1",), "a.raft:3: 'campaign 1': expected 'nodes COUNT' before"),
+        (
+            ("campaign 1",),
+            "a.raft:3: 'campaign 1': expected 'nodes COUNT' or 'replicas COUNT' before",
+        ),
         (("nodes",), "expected how many nodes after 'nodes'"),
         (("nodes 17",), "expected 1 to 16 nodes, found 17"),
         (("nodes three",), "expected a number for nodes, found 'three'"),
@@ -96,7 +99,7 @@ def test_output_that_is_missing_at_the_end_is_noticed() -> None:
         (("nodes 3 voters=1,4",), "there is no node 4: there are 1 to 3"),
         (("nodes 3 1.log=2,1",), "expected terms from 1 that never fall, found [2, 1]"),
         (("nodes 3", "nodes 3"), "a.raft:4: 'nodes 3': the nodes are there already"),
-        (("nodes 3", "jump 1"), "there is no command 'jump'; there are apply, "),
+        (("nodes 3", "jump 1"), "there is no command 'jump'; there are again, apply, "),
         (("nodes 3", "campaign"), "expected a node after 'campaign'"),
         (("nodes 3", "campaign 4"), "there is no node 4: there are 1 to 3"),
         (("nodes 3", "campaign 1 2 a=b"), "'campaign' does not take 2 a="),

@@ -92,3 +92,34 @@ def try_seeds(first: int, count: int) -> Json:
         if outcome.violation is not None:
             return [seed, outcome.events, outcome.check, outcome.violation]
     return None
+
+
+def shrink_seed(seed: int) -> Json:
+    """In the worker: a seed's violation as a short script.
+
+    The script, its violation, and the inputs that there were; None if the seed violates
+    nothing, or no script can say what does.
+    """
+    from kvstore.simulation.recording import Recorder
+    from kvstore.simulation.run import simulate
+    from kvstore.simulation.shrinking import Shrinker
+
+    recorder = Recorder()
+    outcome = simulate(seed, random.Random, journal=recorder)
+    if outcome.violation is None:
+        return None
+    shrunk = Shrinker(recorder, outcome.violation).run(f"seed {seed} does no harm")
+    if shrunk is None:
+        return None
+    return [shrunk.script, shrunk.violation, shrunk.inputs]
+
+
+def replay_script(text: str) -> Json:
+    """In the worker: what the replay of a script ends in, if it must not."""
+    from kvstore.simulation.script import parse, replay
+    from kvstore.simulation.verdict import Verdict
+
+    verdict = Verdict()
+    with verdict:
+        replay(parse(text, "shrunk.raft"))
+    return verdict.violation
