@@ -73,6 +73,11 @@ class Seat:
         assert replica is not None
         return replica
 
+    def is_meant_by(self, peer: SimMember) -> bool:
+        """Whether a peer speaks to this data directory: not to one that was lost."""
+        known = peer.configuration.members.get(self.member.node_id)
+        return known is None or known.incarnation == self.member.incarnation
+
     def ended(self) -> None:
         """The process is gone, and what waited for it."""
         self.inbox.clear()
