@@ -180,23 +180,19 @@ class SpecificationChecker:
         )
         disk.last = after
 
-    def wiped(self, node_id: NodeId) -> None:
-        """A member that is down lost its disk, and begins anew with an empty one."""
-        self._lives.pop(node_id, None)
-        self._disks.pop(node_id, None)
-        self._applied.pop(node_id, None)
-
     # ----------------------------------------------------------------- messages
 
     def message_delivered(
         self, message: Message, members: Mapping[NodeId, Member]
     ) -> None:
-        """A message is about to be handed to its receiver, which is up.
+        """A message is about to be handed to its receiver.
 
-        Checks first what the receiver did before.
+        Checks first what that did before. Nothing if ``members`` does not know it, or
+        not as a node that is up.
         """
         life = self._lives.get(message.to)
-        if life is None or life.node is not members[message.to].node:
+        member = members.get(message.to)
+        if life is None or member is None or life.node is not member.node:
             return
         self.check_member(message.to, members)
         life.input = message

@@ -87,6 +87,8 @@ def _check_install(life: Life, message: InstallSnapshot) -> None:
         *(action, "it takes away what the log holds beyond it", *facts),
         life.commit_index,
     )
+    # An earlier snapshot may be under way to the disk, and entries before it.
+    life.replaced.add(log.base)
     truncate(life, log.base.index)
     log.base = last
     life.floor = last.index

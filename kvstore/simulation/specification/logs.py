@@ -38,7 +38,7 @@ def take(life: Life, ledger: Ledger, entry: Entry, action: str) -> None:
 
 
 def truncate(life: Life, keep: LogIndex) -> None:
-    """Forget what is behind ``keep``. A write under way may bring it back to the disk."""
+    """Forget what is behind ``keep``; a write under way may still bring it."""
     log = life.log
     for index in range(keep + 1, log.last_index + 1):
         life.replaced.add(EntryId(log.term(index), LogIndex(index)))

@@ -30,6 +30,12 @@ def test_the_specification_allows_a_random_walk(seed: int) -> None:
     watched_walk(seed)
 
 
+@pytest.mark.parametrize("seed", [1126, 1142])
+def test_the_specification_allows_what_it_once_rejected(seed: int) -> None:
+    """A snapshot reaches the disk after another has taken its place in memory."""
+    watched_walk(seed)
+
+
 def test_the_walks_are_judged() -> None:
     """A checker that is not told of anything rejects nothing."""
     steps = [watched_walk(seed).cluster.checker for seed in range(20)]
