@@ -14,21 +14,18 @@ from kvstore.cli.options import examples, output_option, reads_only
 from kvstore.cli.output import OutputFormat, note, print_json_line
 from kvstore.cli.sim_output import (
     outcome_json,
-    print_outcome,
     print_summary,
     print_trouble,
     print_vacuous,
     progress,
     summary_json,
 )
-from kvstore.cli.sim_workers import Done, run_seed, run_seeds
-from kvstore.simulation.journal import Journal
+from kvstore.cli.sim_seed import Recording, run_one
+from kvstore.cli.sim_workers import Done, run_seeds
 from kvstore.simulation.report import Plan, Tally
 from kvstore.simulation.run import STEPS
 from kvstore.simulation.swarm import Fault
 from kvstore.simulation.timeline import LAST as TIMELINE_ROWS
-from kvstore.simulation.timeline import timeline as timeline_rows
-from kvstore.simulation.trace import Tracer
 
 NODES_MAX = 7
 SEEDS_MAX = 1 << 63
@@ -44,34 +41,6 @@ class Manner:
     jobs: int
     fail_fast: bool
     output: OutputFormat
-
-
-class Recording:
-    """What is to be seen of a run: a trace in a file, and its end drawn."""
-
-    def __init__(self, *, trace: TextIO | None, rows: int | None) -> None:
-        self._trace = trace
-        self._rows = rows
-        self._lines: list[str] = []
-
-    @property
-    def journal(self) -> Journal | None:
-        """For the run; None if nothing is to be seen, which is faster."""
-        wanted = self._trace is not None or self._rows is not None
-        return Tracer(self._write) if wanted else None
-
-    def _write(self, line: str) -> None:
-        if self._trace is not None:
-            self._trace.write(line)
-        if self._rows is not None:
-            self._lines.append(line)
-
-    def draw(self) -> None:
-        """Print the last rows, if somebody wants them."""
-        if self._rows is not None:
-            click.echo()
-            for row in timeline_rows(self._lines, last=self._rows):
-                click.echo(row)
 
 
 def _parse_seeds(
@@ -162,6 +131,12 @@ def _parse_faults(
     help="Draw the end of one seed: a column a node, time going down.  "
     f"[rows if not given: {TIMELINE_ROWS}]",
 )
+@click.option(
+    "--shrink",
+    type=click.File("w", encoding="utf-8", lazy=True),
+    metavar="FILE",
+    help="Write a script of a few lines that ends in the violation of one seed.",
+)
 @output_option
 @reads_only
 def sim(
@@ -175,6 +150,7 @@ def sim(
     fail_fast: bool,
     trace: TextIO | None,
     timeline: int | None,
+    shrink: TextIO | None,
     output: OutputFormat,
 ) -> None:
     """Run clusters in virtual time under random faults, and check every step.
@@ -189,12 +165,19 @@ def sim(
     if seeds is None:
         if timeline is not None and output is OutputFormat.JSON:
             raise click.UsageError("--timeline is for people: use --trace with --json")
-        one = _drawn() if seed is None else seed
-        tally = _run_one(plan, one, output, Recording(trace=trace, rows=timeline))
+        tally = run_one(
+            plan,
+            _drawn() if seed is None else seed,
+            output,
+            recording=Recording(trace=trace, rows=timeline),
+            script=shrink,
+        )
     elif seed is not None:
         raise click.UsageError("give --seed or --seeds, not both")
-    elif trace is not None or timeline is not None:
-        raise click.UsageError("--trace and --timeline are of one seed: give --seed")
+    elif any(it is not None for it in (trace, timeline, shrink)):
+        raise click.UsageError(
+            "--trace, --timeline and --shrink are of one seed: give --seed"
+        )
     else:
         jobs = min(jobs or _cores(), len(seeds))
         manner = Manner(jobs=jobs, fail_fast=fail_fast, output=output)
@@ -212,23 +195,6 @@ def _drawn() -> int:
 def _cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-def _run_one(
-    plan: Plan, seed: int, output: OutputFormat, recording: Recording
-) -> Tally:
-    began_s = time.monotonic()
-    tally = Tally(plan)
-    done = run_seed(plan, seed, recording.journal)
-    tally.add(done.outcome, cpu_s=done.cpu_s)
-    if output is OutputFormat.JSON:
-        print_json_line(outcome_json(done.outcome, plan, whole=True))
-        seconds = time.monotonic() - began_s
-        print_json_line(summary_json(tally, seconds=seconds, jobs=1))
-    else:
-        print_outcome(done.outcome, plan)
-        recording.draw()
-    return tally
 
 
 def _run_batch(plan: Plan, seeds: Sequence[int], manner: Manner) -> Tally:

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from kvstore.cli.main import cli
 from kvstore.simulation import run
 from kvstore.simulation.run import Outcome
+from kvstore.simulation.script import parse, replay
 from kvstore.simulation.swarm import Fault
 from kvstore.simulation.timeline import timeline
 from tests.command_line import kvstore, python
@@ -151,6 +152,7 @@ def test_a_seed_can_be_written_down_and_drawn(tmp_path: Path) -> None:
         (["--seeds", "0..1", "--seed", "0"], "not both"),
         (["--nodes", "8"], "8 is not in the range"),
         (["--seeds", "0..1", "--timeline"], "are of one seed"),
+        (["--seeds", "0..1", "--shrink", "-"], "are of one seed"),
         (["--seed", "0", "--timeline", "--json"], "--timeline is for people"),
         (["--seed", "0", "--trace", "/nowhere/at-all"], "No such file or directory"),
     ],
@@ -237,3 +239,25 @@ def test_a_bug_is_found_in_every_process_and_comes_again() -> None:
     assert {key: outcome[key] for key in first} == first
     # Without the bug the same seed is well.
     assert kvstore("sim", "--seed", str(first["seed"])).returncode == 0
+
+
+@pytest.mark.process
+def test_a_violation_is_shrunk_to_a_script(tmp_path: Path) -> None:
+    """Goal: what is left of a hundred inputs is a script."""
+    file = tmp_path / "shrunk.raft"
+    launcher = ("-m", "kvstore.simulation.mutants", "M03", "--", "kvstore")
+    found = python(*launcher, "sim", "--seed", "0", "--shrink", str(file))
+    assert found.returncode == 1, found.stderr
+    assert "VIOLATION (I2) at seed 0" in found.stdout
+    assert "lines of a script, in " in found.stderr
+    script = parse(file.read_text(), "shrunk.raft")
+    assert len(file.read_text().splitlines()) < 15
+    replay(script)  # the code as it is does no harm
+
+
+def test_what_is_well_is_not_shrunk(tmp_path: Path) -> None:
+    file = tmp_path / "shrunk.raft"
+    done = sim("--seed", "3", "--faults", "none", "--shrink", str(file))
+    assert done.exit_code == 0
+    assert "There is nothing to shrink" in done.stderr
+    assert not file.exists()
