@@ -31,7 +31,7 @@ reshaping       members come and go; lost ones are replaced
 traffic         what clients ask, and when they hear; ``workload``, ``wishes`` what
 watch           what must hold after every step
 oracle          what clients must have been told; ``model`` is the dumb twin it asks
-healing         the faults end: a majority must come to its senses
+healing         the faults end: a majority must come to its senses; ``trial`` once more
 journal         what happened, for whoever listens
 trace           the same as lines of JSON; ``timeline`` draws them
 ==============  =====================================================================

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from kvstore.raft.observed import InvariantViolation, require
 from kvstore.raft.quorum import has_quorum
+from kvstore.simulation.network import Link
 from kvstore.simulation.seat import Seat
 from kvstore.simulation.swarm import ELECTION_TICKS, TICK_US
+from kvstore.simulation.trial import Trial
 from kvstore.state_machine.digest import state_hash
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ TIMEOUTS_MAX = 400
 write, one after the other."""
 ELECTIONS_MAX = 8
 """Elections that it may take."""
+TIMEOUT_US = ELECTION_TICKS * TICK_US
+"""T, by the world's clock."""
 LOOK_US = TICK_US
 
 
@@ -42,6 +46,8 @@ class Healing:
         self._reshaping = reshaping
         self._traffic = traffic
         self.core: list[Seat] = []
+        self.parted: list[Link] = []
+        """Links on which nothing passes any more."""
 
     def run(self) -> None:
         """Heal, wait, compare.
@@ -57,8 +63,8 @@ class Healing:
         self._part_from_others()
         self._bring_up()
         elections = world.reached["Elected"]
-        deadline_us = world.agenda.now_us + TIMEOUTS_MAX * ELECTION_TICKS * TICK_US
-        self._wait(deadline_us)
+        self.wait()
+        Trial(world, self).run()
         took = world.reached["Elected"] - elections
         require(
             took <= ELECTIONS_MAX,
@@ -105,8 +111,10 @@ class Healing:
         world, random = self._world, self._world.streams.make("others")
         inside = [seat.member.node_id for seat in self.core]
         outside = [it for it in sorted(world.seats) if it not in inside]
-        parted = [(a, b) for a in inside for b in outside]
-        world.network.settle(parted + [(b, a) for a, b in parted])
+        for a in inside:
+            for b in outside:
+                self.parted += [(a, b), (b, a)]
+        world.network.settle(self.parted)
         for seat in list(world.seats.values()):
             if seat not in self.core and random.random() < 0.5:
                 world.crash(seat, write_is_lost=True)
@@ -120,8 +128,10 @@ class Healing:
 
     # ------------------------------------------------------------------- waiting
 
-    def _wait(self, deadline_us: int) -> None:
+    def wait(self) -> None:
+        """Until all is well."""
         world = self._world
+        deadline_us = world.agenda.now_us + TIMEOUTS_MAX * TIMEOUT_US
         looks_at_us = 0
         while True:
             if world.agenda.now_us >= looks_at_us:

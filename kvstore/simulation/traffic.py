@@ -7,7 +7,7 @@ client is judged by the oracle when it arrives.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,8 @@ PATIENCE_US = 600_000
 PATIENCE_TICKS = 40
 """How long a node has to find a leader for a request."""
 EVERYTHING = kv_pb2.Range(key=b"\0", range_end=b"\0")
+LEASED = 0.7
+"""How many linearizable reads trust a lease, where leaders have one."""
 TO_THE_LEADER = 0.5
 """How often a client knows whom to ask."""
 
@@ -147,6 +149,8 @@ class Traffic(Clients):
         self, client: Client | Probe, operation: Write | Read, seat: Seat | None = None
     ) -> None:
         world = self._world
+        if isinstance(operation, Read):
+            operation = self._trusting(operation)
         seat = seat or self._choose()
         ticket = world.next_ticket()
         self._open[ticket] = Request(client, operation, seat.member.node_id)
@@ -162,6 +166,16 @@ class Traffic(Clients):
                 self._travel_us(), partial(self._arrives, ticket, seat, operation)
             )
         world.agenda.after(PATIENCE_US, partial(self._loses_patience, ticket))
+
+    def _trusting(self, operation: Read) -> Read:
+        """Where leaders have leases, many reads trust them."""
+        linearizable = operation.options.consistency == kv_pb2.LINEARIZABLE
+        if not (linearizable and self._world.swarm.leases):
+            return operation
+        if self._random.random() < LEASED:
+            options = kv_pb2.ReadOptions(consistency=kv_pb2.LEASE)
+            return replace(operation, options=options)
+        return operation
 
     def _choose(self) -> Seat:
         world, random = self._world, self._random
