@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TextIO
 
 import click
@@ -13,6 +14,7 @@ from kvstore.cli.errors import ExitCode
 from kvstore.cli.options import examples, output_option, reads_only
 from kvstore.cli.output import OutputFormat, note, print_json_line
 from kvstore.cli.sim_output import (
+    Tell,
     outcome_json,
     print_summary,
     print_trouble,
@@ -21,9 +23,9 @@ from kvstore.cli.sim_output import (
     summary_json,
 )
 from kvstore.cli.sim_seed import Recording, run_one
-from kvstore.cli.sim_workers import Done, run_seeds
+from kvstore.cli.sim_workers import run_seeds
 from kvstore.simulation.report import Plan, Tally
-from kvstore.simulation.run import STEPS
+from kvstore.simulation.run import STEPS, Outcome
 from kvstore.simulation.swarm import Fault
 from kvstore.simulation.timeline import LAST as TIMELINE_ROWS
 
@@ -207,8 +209,7 @@ def _run_batch(plan: Plan, seeds: Sequence[int], manner: Manner) -> Tally:
     ):
         for done in outcomes:
             tally.add(done.outcome, cpu_s=done.cpu_s)
-            _tell(done, tally, as_json=as_json)
-            show(tally)
+            show(tally, _telling(done.outcome, tally, as_json=as_json))
             if tally.violations and manner.fail_fast:
                 break
     seconds = time.monotonic() - began_s
@@ -219,19 +220,21 @@ def _run_batch(plan: Plan, seeds: Sequence[int], manner: Manner) -> Tally:
     return tally
 
 
-def _tell(done: Done, tally: Tally, *, as_json: bool) -> None:
-    """At once: nobody wants to wait for the rest of a long batch."""
-    plan, outcome = tally.plan, done.outcome
-    if outcome.violation is None and outcome.vacuous is None:
-        return
-    if as_json:
-        print_json_line(outcome_json(outcome, plan, whole=False))
-        return
+def _telling(outcome: Outcome, tally: Tally, *, as_json: bool) -> Tell | None:
+    """What prints a seed that went wrong, at once: the rest of a batch may be long."""
+    plan = tally.plan
     if outcome.violation is not None:
         told, show, kind = tally.violations, print_trouble, "with a violation"
-    else:
+    elif outcome.vacuous is not None:
         told, show, kind = tally.vacuous, print_vacuous, "that show nothing"
+    else:
+        return None
+    if as_json:
+        line = outcome_json(outcome, plan, whole=False)
+        return partial(print_json_line, line)
     if told <= TOLD_MAX:
-        show(outcome, plan)
-    elif told == TOLD_MAX + 1:
-        click.echo(f"More than {TOLD_MAX} seeds {kind}: the rest is only counted.")
+        return partial(show, outcome, plan)
+    if told == TOLD_MAX + 1:
+        rest = f"More than {TOLD_MAX} seeds {kind}: the rest is only counted."
+        return partial(click.echo, rest)
+    return None

@@ -237,19 +237,26 @@ class Meter:
         )
 
 
-@contextmanager
-def progress(total: int, *, quiet: bool) -> Iterator[Callable[[Tally], None]]:
-    """Call the result after each seed: a bar on a terminal, lines elsewhere.
+Tell = Callable[[], None]
+"""Prints results."""
+Show = Callable[[Tally, Tell | None], None]
+"""Called after each seed, with what is to be printed of it."""
 
-    ``quiet`` says nothing unless stderr is a terminal. What is printed on stdout
-    meanwhile goes above the bar, or into its pipe.
+
+@contextmanager
+def progress(total: int, *, quiet: bool) -> Iterator[Show]:
+    """Show how far a batch is: a bar on a terminal, lines elsewhere, all on stderr.
+
+    ``quiet`` says nothing unless stderr is a terminal.
     """
     meter = Meter(total, time.monotonic())
     if not sys.stderr.isatty():
         due_s = time.monotonic() + LINE_EVERY_S
 
-        def say(tally: Tally) -> None:
+        def say(tally: Tally, tell: Tell | None) -> None:
             nonlocal due_s
+            if tell is not None:
+                tell()
             now_s = time.monotonic()
             if not quiet and now_s >= due_s:
                 due_s = now_s + LINE_EVERY_S
@@ -272,7 +279,12 @@ def progress(total: int, *, quiet: bool) -> Iterator[Callable[[Tally], None]]:
     ) as bar:
         task = bar.add_task("starting", total=total)
 
-        def draw(tally: Tally) -> None:
+        def draw(tally: Tally, tell: Tell | None) -> None:
+            if tell is not None:
+                # Results may go to the same terminal: not onto the bar's line.
+                bar.stop()
+                tell()
+                bar.start()
             line = meter.line(tally, time.monotonic())
             bar.update(task, completed=tally.seeds, description=line)
 

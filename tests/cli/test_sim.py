@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from kvstore.cli import sim_output
 from kvstore.cli.main import cli
+from kvstore.cli.sim_output import Meter
 from kvstore.simulation import run
+from kvstore.simulation.report import Plan, Tally
 from kvstore.simulation.run import Outcome
 from kvstore.simulation.script import parse, replay
 from kvstore.simulation.swarm import Fault
@@ -261,3 +264,21 @@ def test_what_is_well_is_not_shrunk(tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert "There is nothing to shrink" in done.stderr
     assert not file.exists()
+
+
+def test_progress_says_how_far_a_batch_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where stderr is no terminal: a line now and then, and none if scripts read."""
+    tally = Tally(Plan())
+    tally.seeds, tally.events, tally.violations = 30, 6_000, 1
+    line = Meter(120, now_s=100.0).line(tally, now_s=103.0)
+    assert line == "30/120 seeds, 10.0 seeds/s, 2,000 events/s, 9.0 s left, 1 violation"
+    monkeypatch.setattr(sim_output, "LINE_EVERY_S", 0.0)
+    for quiet, shown in ((False, 2), (True, 0)):
+        with sim_output.progress(120, quiet=quiet) as show:
+            show(tally, None)
+            show(tally, lambda: print("a result"))
+        said = capsys.readouterr()
+        assert said.out == "a result\n"
+        assert said.err.count("30/120 seeds, ") == shown
