@@ -219,6 +219,7 @@ class _Recorded:
 
     def getrandbits(self, count: int) -> int:
         """Only to name things: as in the script, to know its messages by."""
+        self._random.getrandbits(count)  # what follows is drawn as ever
         return self._names.getrandbits(count)
 
 

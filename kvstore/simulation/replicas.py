@@ -177,6 +177,7 @@ class Replicas(Cluster):
                 self._tell(host, "takes no snapshot now")
                 return
             member.stage(message, self._exported[last].clone())
+        self.watch.receives(self._of(host).member, message)
         self.act(host, lambda replica: replica.receive((message,)))
 
     def write(self, host: Host, batch: bytes, *, patience_ticks: int) -> None:

@@ -6,6 +6,7 @@ import traceback
 from typing import TYPE_CHECKING, Self
 
 from kvstore.raft.observed import InvariantViolation
+from kvstore.simulation.specification.state import SpecificationViolation
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -29,7 +30,11 @@ class Verdict:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
-        if isinstance(error, InvariantViolation):
+        if isinstance(error, SpecificationViolation):
+            # The action, and the guard that forbids it; then the facts.
+            action, guard, *facts = str(error).split(": ", 2)
+            self.violation = f"{action}: {': '.join([f'{guard} (SPEC)', *facts])}"
+        elif isinstance(error, InvariantViolation):
             self.violation = str(error)
         elif isinstance(error, Exception):
             last = traceback.extract_tb(trace)[-1]

@@ -1,22 +1,25 @@
 """Everything that must hold of a world's members after each of their steps.
 
-``kvstore.raft.invariants`` watches consensus; this adds what only whole members have:
-states that are equal at equal indexes (I12), and that come back from a disk as they
-were (I13).
+``kvstore.raft.invariants`` watches consensus, and :mod:`specification` has to allow
+each step of it. This adds what only whole members have: states that are equal at equal
+indexes (I12), and that come back from a disk as they were (I13).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from kvstore.raft.invariants import ClusterChecker, Member
 from kvstore.raft.observed import require
+from kvstore.replica.messages import ForwardReply, ForwardWrites
+from kvstore.simulation.specification.checker import SpecificationChecker
 from kvstore.state_machine.digest import state_hash
 from kvstore.types import LogIndex, NodeId
 
 if TYPE_CHECKING:
     from kvstore.raft.messages import Entry, EntryId, Message
+    from kvstore.replica.messages import PeerMessage
     from kvstore.simulation.member import SimMember
     from kvstore.storage.memory_log import MemoryLog
 
@@ -32,6 +35,7 @@ class Watch:
     def __init__(self, on_committed: Committed) -> None:
         """``on_committed``: the ghost log has grown, and this member holds it."""
         self.checker = ClusterChecker()
+        self.specification = SpecificationChecker()
         self._members: dict[NodeId, Member] = {}
         self._disowned: set[NodeId] = set()
         self._digests: dict[LogIndex, int] = {}
@@ -70,13 +74,15 @@ class Watch:
         self._members[member.node_id] = Member(
             node=member.replica.raft, durable=member.log
         )
-        self.checker.restarted(member.node_id, index)
+        for checker in (self.checker, self.specification):
+            checker.restarted(member.node_id, index)
 
     def ended(self, member: SimMember) -> None:
         """What is left of it is its disk."""
         if member.node_id not in self._disowned:
             self._members[member.node_id] = Member(node=None, durable=member.log)
-            self.checker.check_member(member.node_id, self._members)
+            for checker in (self.checker, self.specification):
+                checker.check_member(member.node_id, self._members)
 
     # -------------------------------------------------------------------- steps
 
@@ -84,6 +90,7 @@ class Watch:
         """Check what a step can have broken, before anything leaves."""
         if member.node_id not in self._disowned:
             self.checker.check_member(member.node_id, self._members)
+            self.specification.check_member(member.node_id, self._members)
             committed = self.checker.committed_index
             if committed != self._seen_committed:
                 self._seen_committed = committed
@@ -93,11 +100,21 @@ class Watch:
         """A message leaves."""
         if member.node_id not in self._disowned:
             self.checker.message_sent(message, member.log)
+            self.specification.message_sent(message, member.log)
 
-    def hands_out(self, member: SimMember, entries: Iterable[Entry]) -> None:
+    def receives(self, member: SimMember, message: PeerMessage) -> None:
+        """A member is about to be handed a message."""
+        if not (
+            member.node_id in self._disowned
+            or isinstance(message, ForwardWrites | ForwardReply)
+        ):
+            self.specification.message_delivered(message, self._members)
+
+    def hands_out(self, member: SimMember, entries: Sequence[Entry]) -> None:
         """Entries go to the state machine."""
         if member.node_id not in self._disowned:
-            self.checker.handed_out(member.node_id, entries)
+            for checker in (self.checker, self.specification):
+                checker.handed_out(member.node_id, entries)
 
     def applied(self, member: SimMember) -> None:
         """One entry was applied."""
@@ -118,7 +135,8 @@ class Watch:
     def installed(self, member: SimMember, last: EntryId) -> None:
         """A snapshot took the place of its log and state."""
         if member.node_id not in self._disowned:
-            self.checker.installed(member.node_id, last)
+            for checker in (self.checker, self.specification):
+                checker.installed(member.node_id, last)
         self.applied(member)
         self._check_whole(
             member, "a snapshot is not the state that it stands for (I12)"

@@ -254,8 +254,7 @@ class World:
             *(seat.member.node_id, error),
         )
         self.reached["damage was found"] += 1
-        if seat.member.replica is not None:
-            self.crash(seat, write_is_lost=True)
+        self.crash(seat, write_is_lost=True)
         seat.is_dead = True
 
     def _mix(self, member: SimMember) -> None:
@@ -457,6 +456,7 @@ class World:
 
     def _receive(self, message: PeerMessage, replica: Replica) -> None:
         self.journal.received(self, message)
+        self.watch.receives(self.seats[message.to].member, message)
         replica.receive((message,))
 
     def _admits(self, seat: Seat, sender: NodeId) -> bool:
