@@ -6,15 +6,17 @@ with a mutant has to apply it first.
 
 from __future__ import annotations
 
+import os
 import random
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import TYPE_CHECKING
 
 from kvstore.simulation.mutants.patching import applied, apply
@@ -81,6 +83,7 @@ def run_seeds(
 def prepare(mutant_id: str | None) -> None:
     """Begin a worker: with the mutant of its parent, which alone hears of Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if mutant_id is not None:
         apply(mutant_id)
 
@@ -95,3 +98,11 @@ def _in_order(
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for its next seed for ever."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
