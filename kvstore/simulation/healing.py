@@ -45,7 +45,8 @@ class Healing:
         self._faults = faults
         self._reshaping = reshaping
         self._traffic = traffic
-        self.core: list[Seat] = []
+        self._others: list[Seat] = []
+        """Those that stay lost."""
         self.parted: list[Link] = []
         """Links on which nothing passes any more."""
 
@@ -57,7 +58,8 @@ class Healing:
         """
         world = self._world
         self._calm_down()
-        self.core = self._choose_core()
+        core = self._choose_core()
+        self._others = [it for it in world.seats.values() if it not in core]
         ids = ",".join([str(seat.member.node_id) for seat in self.core])
         world.journal.noted(world, f"the faults end: {ids} must come to their senses")
         self._part_from_others()
@@ -72,6 +74,11 @@ class Healing:
             took,
         )
         self._compare()
+
+    @property
+    def core(self) -> list[Seat]:
+        """Those that must be well in the end; who joins by now is one of them."""
+        return [it for it in self._world.seats.values() if it not in self._others]
 
     # ------------------------------------------------------------------- healing
 
@@ -110,13 +117,13 @@ class Healing:
     def _part_from_others(self) -> None:
         world, random = self._world, self._world.streams.make("others")
         inside = [seat.member.node_id for seat in self.core]
-        outside = [it for it in sorted(world.seats) if it not in inside]
+        outside = [seat.member.node_id for seat in self._others]
         for a in inside:
             for b in outside:
                 self.parted += [(a, b), (b, a)]
         world.network.settle(self.parted)
-        for seat in list(world.seats.values()):
-            if seat not in self.core and random.random() < 0.5:
+        for seat in self._others:
+            if random.random() < 0.5:
                 world.crash(seat, write_is_lost=True)
 
     def _bring_up(self) -> None:
