@@ -3,14 +3,16 @@
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TextIO
+from typing import ClassVar, TextIO
 
 import click
+from click.core import ParameterSource
 
 from kvstore.cli.errors import ExitCode
+from kvstore.cli.lazy import LazyCommand, LazyGroup
 from kvstore.cli.options import examples, output_option, reads_only
 from kvstore.cli.output import OutputFormat, note, print_json_line
 from kvstore.cli.sim_output import (
@@ -33,6 +35,7 @@ NODES_MAX = 7
 SEEDS_MAX = 1 << 63
 TOLD_MAX = 10
 """Seeds that went wrong in one way and are told of in full, to people."""
+_COMMANDS = "Commands"
 FAULT_NAMES = ", ".join([fault.value for fault in Fault])
 
 
@@ -74,7 +77,29 @@ def _parse_faults(
     return tuple([fault for name, fault in known.items() if name in names])
 
 
-@click.command(
+class SimGroup(LazyGroup):
+    """What runs no random seeds of the code as it is."""
+
+    lazy_commands: ClassVar[Mapping[str, LazyCommand]] = {
+        "mutants": LazyCommand(
+            section=_COMMANDS,
+            module="kvstore.cli.sim_mutants",
+            attribute="mutants",
+            short_help="Put known bugs back, and see that each is found.",
+        ),
+        "replay": LazyCommand(
+            section=_COMMANDS,
+            module="kvstore.cli.sim_replay",
+            attribute="replay",
+            short_help="Run a script, as --shrink writes it.",
+        ),
+    }
+
+
+@click.group(
+    cls=SimGroup,
+    invoke_without_command=True,
+    subcommand_metavar="[COMMAND [ARGS]...]",
     epilog=examples(
         "kvstore sim --seed 17 --timeline",
         "kvstore sim --seeds 0..9999",
@@ -163,6 +188,9 @@ def sim(
     a tenth may), or if a batch of 200 seeds and more, with all faults, missed a goal: a
     rare state that it should reach. docs/simulation.md tells more.
     """
+    if click.get_current_context().invoked_subcommand is not None:
+        _refuse_options()
+        return
     plan = Plan(nodes=nodes, faults=faults, steps=steps)
     if seeds is None:
         if timeline is not None and output is OutputFormat.JSON:
@@ -181,11 +209,23 @@ def sim(
             "--trace, --timeline and --shrink are of one seed: give --seed"
         )
     else:
-        jobs = min(jobs or _cores(), len(seeds))
+        jobs = min(jobs or cores(), len(seeds))
         manner = Manner(jobs=jobs, fail_fast=fail_fast, output=output)
         tally = _run_batch(plan, seeds, manner)
     if not tally.is_well:
         click.get_current_context().exit(ExitCode.NEGATIVE)
+
+
+def _refuse_options() -> None:
+    """Before a command of its own nothing of ``sim`` means anything."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        name = option.name or ""
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"{option.opts[0]} stands behind {context.invoked_subcommand}, "
+                "if it has it"
+            )
 
 
 def _drawn() -> int:
@@ -194,7 +234,7 @@ def _drawn() -> int:
     return seed
 
 
-def _cores() -> int:
+def cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0))
 

@@ -241,26 +241,39 @@ Tell = Callable[[], None]
 """Prints results."""
 Show = Callable[[Tally, Tell | None], None]
 """Called after each seed, with what is to be printed of it."""
+Draw = Callable[[int, str, Tell | None], None]
+"""Called with how many are done, the same in words, and what is to be printed."""
 
 
 @contextmanager
 def progress(total: int, *, quiet: bool) -> Iterator[Show]:
-    """Show how far a batch is: a bar on a terminal, lines elsewhere, all on stderr.
+    """Show how far a batch is; see :func:`progress_bar`."""
+    meter = Meter(total, time.monotonic())
+    with progress_bar(total, quiet=quiet) as draw:
+
+        def show(tally: Tally, tell: Tell | None) -> None:
+            draw(tally.seeds, meter.line(tally, time.monotonic()), tell)
+
+        yield show
+
+
+@contextmanager
+def progress_bar(total: int, *, quiet: bool) -> Iterator[Draw]:
+    """Show how far something is: a bar on a terminal, lines elsewhere, all on stderr.
 
     ``quiet`` says nothing unless stderr is a terminal.
     """
-    meter = Meter(total, time.monotonic())
     if not sys.stderr.isatty():
         due_s = time.monotonic() + LINE_EVERY_S
 
-        def say(tally: Tally, tell: Tell | None) -> None:
+        def say(_done: int, line: str, tell: Tell | None) -> None:
             nonlocal due_s
             if tell is not None:
                 tell()
             now_s = time.monotonic()
             if not quiet and now_s >= due_s:
                 due_s = now_s + LINE_EVERY_S
-                note(meter.line(tally, now_s))
+                note(line)
 
         yield say
         return
@@ -279,13 +292,12 @@ def progress(total: int, *, quiet: bool) -> Iterator[Show]:
     ) as bar:
         task = bar.add_task("starting", total=total)
 
-        def draw(tally: Tally, tell: Tell | None) -> None:
+        def draw(done: int, line: str, tell: Tell | None) -> None:
             if tell is not None:
                 # Results may go to the same terminal: not onto the bar's line.
                 bar.stop()
                 tell()
                 bar.start()
-            line = meter.line(tally, time.monotonic())
-            bar.update(task, completed=tally.seeds, description=line)
+            bar.update(task, completed=done, description=line)
 
         yield draw

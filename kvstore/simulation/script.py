@@ -126,17 +126,20 @@ def replay(script: Script) -> str:
         ScriptError: a line cannot be done, or claims what is not so.
         InvariantViolation: the protocol is broken; a note says in which line.
     """
+    return "\n".join(replayed(script)) + "\n"
+
+
+def replayed(script: Script) -> Iterator[str]:
+    """Like :func:`replay`, line by line: up to where it breaks, if it does."""
     stage = Stage()
-    written: list[str] = []
     for part in script.parts:
         if isinstance(part, Line):
-            written.append(part.text)
+            yield part.text
             continue
-        written += [line.text for line in part.head]
-        written.append(RULE)
+        yield from [line.text for line in part.head]
+        yield RULE
         for line in part.commands:
-            written += _run(stage, script.path, line)
-    return "\n".join(written) + "\n"
+            yield from _run(stage, script.path, line)
 
 
 def check(script: Script) -> None:

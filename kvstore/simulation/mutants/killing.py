@@ -1,10 +1,12 @@
 """Mutants and their schedules: what notices a mutant, if anything does."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kvstore.simulation.mutants.mutant import Mutant
 from kvstore.simulation.mutants.noticing import Noticed
 from kvstore.simulation.mutants.table import MUTANTS, find
 from kvstore.simulation.mutants.worker import Json, Worker, WorkerFailed
@@ -43,13 +45,13 @@ def run_script(mutant_id: str) -> Kill | None:
         return kill_in(worker, find(mutant_id).kill)
 
 
-def false_alarms() -> dict[str, Kill]:
-    """What the schedules notice in the code as it is: nothing, if all is well.
+def false_alarms(mutants: Sequence[Mutant] = MUTANTS) -> dict[str, Kill]:
+    """What their schedules notice in the code as it is: nothing, if all is well.
 
     By schedule. The control of :func:`run_script`; raises as it does.
     """
     with Worker() as worker:
-        found = [(it, kill_in(worker, it)) for it in sorted({m.kill for m in MUTANTS})]
+        found = [(it, kill_in(worker, it)) for it in sorted({m.kill for m in mutants})]
     return {schedule: kill for schedule, kill in found if kill is not None}
 
 
