@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 LEAST_US = 50
 """No message is faster."""
 SLOW_FACTOR = 100
+SLOW_US_MAX = 50_000
+"""Half an election timeout: of a message that others wait behind."""
 REMEMBERED = 256
 """Messages that may come a second time, long after."""
 
@@ -111,6 +113,9 @@ class Network:
         slow = self._swarm.slow_message
         if slow and not self.is_calm and self._random.random() < slow:
             delay_us *= SLOW_FACTOR
+            if Fault.REORDERING not in self._swarm.faults:
+                # All that follows on the link waits as long: no leader would last.
+                delay_us = min(delay_us, SLOW_US_MAX)
         return delay_us
 
     def remember(self, message: Message) -> None:

@@ -25,6 +25,10 @@ STEPS = 4_000
 LEAST = {"a write was answered": 20, "a read was answered": 5, "Elected": 1}
 """A run that reaches less has shown nothing."""
 COMMITS_MIN = 20
+EXTENSIONS_MAX = 5
+"""A run of nothing but bad luck goes on for so many times its length at most."""
+LOOKS = 20
+"""How often in a length it is looked whether it has shown enough."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +81,7 @@ def simulate(
     verdict = Verdict()
     with verdict:
         world.boot()
-        while world.events < steps and world.step():
-            pass
+        _run_on(world, traffic, steps)
         Healing(world, troubles, reshaping, traffic).run()
     violation = verdict.violation
     if violation is not None:
@@ -98,6 +101,18 @@ def simulate(
         trace_hash=world.trace_hash,
         reached=reached,
     )
+
+
+def _run_on(world: World, traffic: Traffic, steps: int) -> None:
+    """So many inputs; more, within reason, if they have shown nothing by then."""
+    end = steps
+    while world.events < end and world.step():
+        if world.events < end:
+            continue
+        reached = world.reached + traffic.oracle.reached
+        enough = _lacking(reached, world.watch.committed_index) is None
+        if not enough and end < EXTENSIONS_MAX * steps:
+            end += max(1, steps // LOOKS)
 
 
 def _lacking(reached: Counter[str], commits: int) -> str | None:
