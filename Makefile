@@ -18,10 +18,11 @@ CREATED := $(VENV)/.created
 EVERYTHING := $(VENV)/.installed
 
 # Extra arguments: make test PYTEST="-k quorum", make bench-put BENCH="--seconds 10".
-# Other ones: make sim SIM="--seed 17 --timeline".
+# Other ones: make sim SIM="--seed 17 --timeline", make mutants MUTANTS="M03 --seeds 9".
 PYTEST ?=
 BENCH ?=
 SIM ?= --seeds 0..9999
+MUTANTS ?=
 
 .PHONY: help
 help: ## Say what the targets are
@@ -87,6 +88,10 @@ test-fast: $(EVERYTHING) ## Run the tests that start no processes and are quick
 .PHONY: sim
 sim: $(EVERYTHING) ## Run 10,000 clusters under random faults (SIM="--seed 17")
 	$(BIN)/kvstore sim $(SIM)
+
+.PHONY: mutants
+mutants: $(EVERYTHING) ## Put known bugs back, one by one, and see that each is found
+	$(BIN)/kvstore sim mutants $(MUTANTS)
 
 .PHONY: lint
 lint: $(EVERYTHING) ## Check format, style and that generated files are up to date

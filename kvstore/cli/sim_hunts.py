@@ -17,10 +17,12 @@ from kvstore.simulation.mutants.mutant import Mutant
 from kvstore.simulation.mutants.seeding import SEED_S_MAX, SeedKill, hunt, try_seeds
 from kvstore.simulation.mutants.worker import Worker, WorkerFailed
 
-ROUNDS = (30, 100, 400)
-"""Seeds of a mutant in each of its first rounds; most are killed in the first. Whole
-chunks of :func:`hunt`, so that a run without an end is told by the same seed."""
-LATER_ROUND = 500
+FIRST_ROUND = 30
+"""Seeds; more than half of the mutants see no second round. Whole chunks of
+:func:`hunt`, so that a run without an end is told by the same seed."""
+LATER_ROUND = 100
+"""A start costs about as much as one seed. Longer rounds would leave the last mutants
+with less when the time is over."""
 WAKE_S = 1.0
 """How often there is time to pass to show, though nothing has ended."""
 TRY_SEEDS = f"{try_seeds.__module__}:{try_seeds.__name__}"
@@ -120,7 +122,7 @@ class Trial:
             left_s = self._time_left_s()
             if left_s <= 0:
                 return
-            size = ROUNDS[turn - 1] if turn <= len(ROUNDS) else LATER_ROUND
+            size = FIRST_ROUND if turn == 1 else LATER_ROUND
             hunted = hunt(
                 mutant_id,
                 first_seed=finding.seeds_tried,

@@ -127,10 +127,17 @@ def _is_well(finding: Finding) -> bool:
 
 
 def _survivors(trial: Trial) -> list[str]:
-    """Those that no seed has noticed; none if no seeds were wanted."""
+    """Those that no seed has noticed; nobody if no seeds were wanted."""
     return [
         it.mutant.id for it in trial.findings if trial.seeds and it.seed_kill is None
     ]
+
+
+def _untried(trial: Trial) -> list[str]:
+    """Those of them that were not even tried: the time was over."""
+    survivors = _survivors(trial)
+    tried = {it.mutant.id for it in trial.findings if it.seeds_tried}
+    return [it for it in survivors if it not in tried]
 
 
 def _progress(trial: Trial) -> str:
@@ -175,6 +182,7 @@ def _summary_json(
         "killed_by_script": sum([it.script_kill is not None for it in found]),
         "killed_by_seed": sum([it.seed_kill is not None for it in found]),
         "survivors": _survivors(trial),
+        "untried": _untried(trial),
         "false_alarms": len(alarms),
         "alarms": dict(alarms),
         "seeds_tried": trial.seeds_tried,
@@ -192,7 +200,7 @@ def _numbers(trial: Trial) -> list[str]:
 
 
 def _print_findings(trial: Trial, alarms: Mapping[str, str], seconds: float) -> None:
-    print_table(_COLUMNS, [_row(it, hunted=trial.seeds > 0) for it in trial.findings])
+    print_table(_COLUMNS, [_row(it) for it in trial.findings])
     click.echo()
     for finding in trial.findings:
         if finding.script_kill is None:
@@ -203,8 +211,11 @@ def _print_findings(trial: Trial, alarms: Mapping[str, str], seconds: float) -> 
             click.echo(f"{coloured('FAILED', 'red')} {name}: {finding.trouble[0]}")
     for what, check in alarms.items():
         click.echo(f"{coloured('FALSE ALARM', 'red')} {what}: {check}")
-    if survivors := _survivors(trial):
+    untried = _untried(trial)
+    if survivors := [it for it in _survivors(trial) if it not in untried]:
         click.echo(f"Survived every seed that was tried: {', '.join(survivors)}.")
+    if untried:
+        click.echo(f"No time was left for seeds: {', '.join(untried)}.")
     found = trial.findings
     by_script = sum([it.script_kill is not None for it in found])
     by_seed = sum([it.seed_kill is not None for it in found])
@@ -217,10 +228,10 @@ def _print_findings(trial: Trial, alarms: Mapping[str, str], seconds: float) -> 
     click.echo(coloured(verdict, "green" if well else "red"))
 
 
-def _row(finding: Finding, *, hunted: bool) -> list[Cell | str]:
+def _row(finding: Finding) -> list[Cell | str]:
     script, seed = finding.script_kill, finding.seed_kill
     kill = seed or script
-    survived = Cell(text="survives" if hunted else "-", style="yellow" * hunted)
+    survived = Cell(text="survives", style="yellow") if finding.seeds_tried else "-"
     check = kill.check if kill else ""
     if len(check) > CHECK_WIDTH:
         check = f"{check[: CHECK_WIDTH - 1]}…"

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from kvstore.cli import sim_hunts
 from kvstore.cli.main import cli
-from kvstore.cli.sim_hunts import LATER_ROUND, ROUNDS, Trial
+from kvstore.cli.sim_hunts import FIRST_ROUND, LATER_ROUND, Trial
 from kvstore.simulation.mutants.killing import SCRIPTS, Kill
 from kvstore.simulation.mutants.mutant import Mutant
 from kvstore.simulation.mutants.seeding import CHUNK, Hunt, SeedKill
@@ -151,17 +151,21 @@ def test_a_mutant_meets_each_seed_once_and_in_order(bench: Bench, jobs: int) -> 
 
 def test_rounds_are_whole_chunks() -> None:
     """Else the seed that stands for a run without an end would depend on them."""
-    assert not [it for it in (*ROUNDS, LATER_ROUND) if it % CHUNK]
+    assert not [it for it in (FIRST_ROUND, LATER_ROUND) if it % CHUNK]
 
 
 def test_when_the_time_is_over_no_more_seeds_are_tried(bench: Bench) -> None:
     bench.hunt_s = 61.0
     done = mutants("M01", "M02", "--minutes", "1", "--jobs", "1", "--json")
     assert done.exit_code == 0
-    assert bench.hunts == [("M01", 0, 30)]
+    assert bench.hunts == [("M01", 0, FIRST_ROUND)]
     *each, summary = lines(done.stdout)
     assert {line["id"]: line["seeds_tried"] for line in each} == {"M01": 30, "M02": 0}
     assert summary["survivors"] == ["M01", "M02"]
+    assert summary["untried"] == ["M02"]
+    shown = mutants("M01", "M02", "--minutes", "1", "--jobs", "1").stdout
+    assert "Survived every seed that was tried: M01.\n" in shown
+    assert "No time was left for seeds: M02.\n" in shown
 
 
 def test_a_survivor_is_told_of(bench: Bench) -> None:
