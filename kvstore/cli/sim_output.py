@@ -30,8 +30,13 @@ REFRESHES_PER_SECOND = 2
 
 
 def replay_command(plan: Plan, seed: int) -> str:
-    """What to type to see a seed again, with the mutant if this process has one."""
-    mutant_id, command = applied(), plan.command(seed)
+    """What to type to see a seed again."""
+    return with_mutant(plan.command(seed))
+
+
+def with_mutant(command: str) -> str:
+    """A command as it must be typed to have the mutant of this process, if any."""
+    mutant_id = applied()
     if mutant_id is None:
         return command
     return f"python -m kvstore.simulation.mutants {mutant_id} -- {command}"

@@ -1,13 +1,19 @@
 """One simulated seed: what it went through, written down, drawn, or made small."""
 
 import random
+import shlex
 import time
 from typing import TextIO
 
 import click
 
 from kvstore.cli.output import OutputFormat, human_count, note, print_json_line
-from kvstore.cli.sim_output import outcome_json, print_outcome, summary_json
+from kvstore.cli.sim_output import (
+    outcome_json,
+    print_outcome,
+    summary_json,
+    with_mutant,
+)
 from kvstore.cli.sim_workers import run_seed
 from kvstore.simulation.journal import Journal
 from kvstore.simulation.recording import Recorder
@@ -99,6 +105,9 @@ def _shrink(plan: Plan, outcome: Outcome, script: TextIO) -> None:
         f"Shrunk: {human_count(shrunk.inputs)} inputs to {shrunk.lines} lines of a "
         f"script, in {human_count(shrunk.replays)} replays."
     )
+    if script.name != "-":
+        replay = with_mutant(f"kvstore sim replay {shlex.quote(script.name)}")
+        note(f"  replay:  {replay}")
 
 
 def _say_progress(lines: int, replays: int) -> None:

@@ -239,7 +239,22 @@ def test_what_cannot_be_understood_says_why(arguments: list[str], said: str) -> 
     assert said in " ".join(done.stderr.split())
 
 
-# ------------------------------------------------------------------------- replay
+# --------------------------------------------------------------- shrink and replay
+
+
+@pytest.mark.process
+def test_what_was_shrunk_can_be_replayed_as_it_says(tmp_path: Path) -> None:
+    file = tmp_path / "shrunk.raft"
+    found = python(*M03, "sim", "--seed", "0", "--shrink", str(file))
+    replay = found.stderr.splitlines()[-1].split()
+    assert replay[:2] == ["replay:", "python"], found.stderr
+    assert replay[-3:] == ["sim", "replay", str(file)]
+    again = python(*replay[2:])
+    assert again.returncode == 1, again.stderr
+    assert "VIOLATION (I2)" in again.stdout
+    printed = python(*M03, "sim", "--seed", "0", "--shrink", "-")
+    assert file.read_text() in printed.stdout
+    assert "replay: " not in printed.stderr
 
 
 @pytest.mark.process
