@@ -38,10 +38,10 @@ class MemoryState:
     def clone(self) -> Self:
         """An independent copy. Records are shared: nobody changes one. O(records)."""
         copy = type(self)()
-        copy._heads = self._heads.copy()
-        copy._head_keys = self._head_keys.copy()
-        copy._versions = self._versions.copy()
-        copy._version_ids = self._version_ids.copy()
+        copy._heads.update(self._heads)  # noqa: SLF001 - of its own class
+        copy._head_keys += self._head_keys  # noqa: SLF001
+        copy._versions.update(self._versions)  # noqa: SLF001
+        copy._version_ids += self._version_ids  # noqa: SLF001
         copy.progress = self.progress
         copy.sessions = self.sessions.clone()
         return copy
