@@ -312,7 +312,7 @@ def trace(seed: int) -> str:
     return digest.hexdigest()
 
 
-@pytest.mark.parametrize("seed", walks.seeds("REPLICA_SEEDS", "0:60"))
+@pytest.mark.parametrize("seed", walks.seeds("REPLICA_SEEDS", "0:40"))
 def test_answers_were_true_and_replicas_are_alike(seed: int) -> None:
     walk(seed)
 

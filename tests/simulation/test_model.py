@@ -65,7 +65,7 @@ def close(session_id: int) -> kv_pb2.Command:
     return kv_pb2.Command(close_session=kv_pb2.CloseSession(session_id=session_id))
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.integers(0, 2**32 - 1),
     what=st.lists(any_command, min_size=60, max_size=60),

@@ -4,6 +4,8 @@ The counts are what a search visited when it was last understood: a guard that g
 stricter, or an action that is never taken any more, shows in them.
 """
 
+import os
+
 import pytest
 
 from kvstore.raft.messages import EntryId
@@ -38,6 +40,10 @@ def test_no_state_within_bounds_is_unsafe(bounds: Bounds, states: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    "SPECIFICATION_LONG" not in os.environ,
+    reason="takes half a minute: set SPECIFICATION_LONG, as CI does",
+)
 def test_no_state_of_three_nodes_that_restart_is_unsafe() -> None:
     """All that three nodes can do in two terms, with one entry of a client."""
     outcome = search(Bounds(nodes=3, terms=2, log=2), symmetric=True)
