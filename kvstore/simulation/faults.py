@@ -34,7 +34,6 @@ class Faults:
     def __init__(self, world: World, reshaping: Reshaping) -> None:
         self._world = world
         self._reshaping = reshaping
-        self._random = world.streams.schedule
         self._ended = False
         swarm = world.swarm
         self._fault_rate = 1 / swarm.strike_us

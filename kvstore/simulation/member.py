@@ -8,13 +8,14 @@ its :class:`Surroundings`, which decide what becomes of it, and when.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from kvstore.errors import KVStoreError
+from kvstore.pb import kv_pb2
 from kvstore.raft.membership import Configuration
-from kvstore.raft.messages import EntryId, InstallSnapshot
+from kvstore.raft.messages import Entry, EntryId, InstallSnapshot
 from kvstore.replica.effects import (
     Apply,
     CompactLog,
@@ -33,9 +34,12 @@ from kvstore.replica.effects import (
 )
 from kvstore.replica.options import ReplicaOptions
 from kvstore.replica.replica import Replica
+from kvstore.simulation.describe import ALL_BYTES
+from kvstore.simulation.model import error_result
 from kvstore.simulation.states import WatchedState
 from kvstore.state_machine import machine
 from kvstore.state_machine.machine import encode_groups
+from kvstore.state_machine.reads import read_range_at_once
 from kvstore.types import Incarnation, LogIndex, NodeId, Ticket
 
 if TYPE_CHECKING:
@@ -339,6 +343,28 @@ class SimMember:
             self.commits.popleft()
             self.commits[0].is_synced = True
         self.commits.append(Commit(self.state.clone(), is_synced=synced))
+
+    def read(self, ranges: Iterable[kv_pb2.Range]) -> tuple[kv_pb2.Result, ...]:
+        """Ranges of the state as it is; an error in place of one that cannot be."""
+        results: list[kv_pb2.Result] = []
+        for wanted in ranges:
+            try:
+                found = read_range_at_once(self.state, wanted)
+            except KVStoreError as error:
+                results.append(error_result(error))
+            else:
+                results.append(kv_pb2.Result(range=found))
+        return tuple(results)
+
+    def entries(self, after: LogIndex, last: LogIndex) -> Iterator[Entry]:
+        """What the log holds behind ``after``, up to ``last``, written or not."""
+        assert self.replica is not None
+        log = self.replica.raft.log
+        while after < last:
+            start, end = LogIndex(after + 1), LogIndex(last + 1)
+            for entry in log.entries(start, end, ALL_BYTES):
+                yield entry
+                after = entry.index
 
     # ---------------------------------------------------------------- snapshots
 

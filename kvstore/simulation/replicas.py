@@ -22,12 +22,11 @@ from kvstore.simulation import batches, describe
 from kvstore.simulation.arguments import Mistake
 from kvstore.simulation.cluster import TICK_MS, Cluster, Draws, Host
 from kvstore.simulation.member import SimMember
-from kvstore.simulation.model import error_result
 from kvstore.simulation.oracle import Oracle
 from kvstore.simulation.rot import RottenLog
 from kvstore.simulation.states import WatchedState
 from kvstore.simulation.watch import Watch
-from kvstore.state_machine.reads import exhaust, read_range
+from kvstore.simulation.wishes import EVERYTHING
 from kvstore.types import Incarnation, LogIndex, NodeId, Ticket
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
 PATIENCE_TICKS = 1_000
 """How long a request waits for a leader, unless its line says otherwise."""
-EVERYTHING = kv_pb2.Range(key=b"\0", range_end=b"\0")
 
 
 class ReplicaHost(Host):
@@ -96,7 +94,6 @@ class Replicas(Cluster):
         self.watch = Watch(self._grew)
         self._tickets = 0
         self._names: dict[Ticket, str] = {}
-        self._committed = LogIndex(0)
         self._exported: dict[EntryId, WatchedState] = {}
         super().__init__(disks, options.raft)
         self._describer = describe.Describer(batches.describe)
@@ -282,13 +279,8 @@ class Replicas(Cluster):
         self.watch.polled(member)
 
     def _grew(self, member: SimMember, index: LogIndex) -> None:
-        assert member.replica is not None
-        log = member.replica.raft.log
-        while self._committed < index:
-            start = LogIndex(self._committed + 1)
-            for entry in log.entries(start, LogIndex(index + 1), describe.ALL_BYTES):
-                self.oracle.committed(entry)
-                self._committed = entry.index
+        for entry in member.entries(self.oracle.committed_index, index):
+            self.oracle.committed(entry)
 
     def sent(self, member: SimMember, messages: tuple[PeerMessage, ...]) -> None:
         self._send(self._at(member), messages)
@@ -349,12 +341,7 @@ class Replicas(Cluster):
     def serves(self, member: SimMember, work: ReadEffect) -> None:
         revision = member.state.progress.revision
         for ticket in work.tickets:
-            try:
-                found = exhaust(read_range(member.state, EVERYTHING))
-            except KVStoreError as error:
-                result = error_result(error)
-            else:
-                result = kv_pb2.Result(range=found)
+            (result,) = member.read((EVERYTHING,))
             pairs = [
                 f"{pair.key.decode()}:{pair.value.decode()}"
                 for pair in result.range.kvs

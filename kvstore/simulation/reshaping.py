@@ -39,7 +39,6 @@ class Reshaping:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._random = world.streams.make("reshaping")
         self._to_replace: dict[NodeId, NodeId] = {}
         """Who is spoiled, by whom it is replaced; 0 while nobody was found."""
         self._ended = False

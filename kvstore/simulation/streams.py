@@ -24,7 +24,6 @@ class Streams:
         "clock",
         "disk",
         "network",
-        "schedule",
         "seed",
         "swarm",
         "workload",
@@ -39,8 +38,6 @@ class Streams:
         self.disk = self.make("disk")
         self.clock = self.make("clock")
         self.workload = self.make("workload")
-        self.schedule = self.make("schedule")
-        """Which fault strikes whom, and when."""
 
     def make(self, name: str) -> random.Random:
         """A stream of its own, the same whenever it is asked for."""

@@ -19,13 +19,12 @@ from kvstore.errors import (
 )
 from kvstore.pb import kv_pb2
 from kvstore.raft.observed import require
-from kvstore.simulation.model import error_result
 from kvstore.simulation.oracle import Oracle
 from kvstore.simulation.seat import Seat
-from kvstore.simulation.wishes import COUNTER
+from kvstore.simulation.wishes import COUNTER, EVERYTHING
 from kvstore.simulation.workload import Client, Read, Workload, Write
 from kvstore.simulation.world import Clients
-from kvstore.state_machine.reads import exhaust, read_range
+from kvstore.state_machine.reads import read_range_at_once
 from kvstore.types import LogIndex, NodeId, Ticket
 
 if TYPE_CHECKING:
@@ -41,7 +40,6 @@ PATIENCE_US = 600_000
 """How long a client waits for an answer."""
 PATIENCE_TICKS = 40
 """How long a node has to find a leader for a request."""
-EVERYTHING = kv_pb2.Range(key=b"\0", range_end=b"\0")
 LEASED = 0.7
 """How many linearizable reads trust a lease, where leaders have one."""
 TO_THE_LEADER = 0.5
@@ -115,7 +113,6 @@ class Traffic(Clients):
         self._open: dict[Ticket, Request] = {}
         self._think_rate = 1 / swarm.think_us
         self._travel_rate = 1 / TRAVEL_US
-        self._committed = LogIndex(0)
         self._probes: list[Probe] = []
         self.is_calm = False
         """Clients ask those that can answer, and nothing they say is lost."""
@@ -272,14 +269,8 @@ class Traffic(Clients):
 
     def committed(self, member: SimMember, index: LogIndex) -> None:
         """The ghost log reaches up to ``index``, and ``member`` holds it."""
-        assert member.replica is not None
-        log = member.replica.raft.log
-        while self._committed < index:
-            for entry in log.entries(
-                LogIndex(self._committed + 1), LogIndex(index + 1), 1 << 62
-            ):
-                self.oracle.committed(entry)
-                self._committed = entry.index
+        for entry in member.entries(self.oracle.committed_index, index):
+            self.oracle.committed(entry)
 
     def responded(self, member: SimMember, ticket: Ticket, results: bytes) -> None:
         """A write was applied."""
@@ -295,23 +286,14 @@ class Traffic(Clients):
         """Reads are due, from the state as it is."""
         seat = self._world.seats[member.node_id]
         fresh_us = None if work.fresh_ms is None else seat.moment_us(work.fresh_ms)
-        state = member.state
         for ticket in work.tickets:
             request = self._open.get(ticket)
             if request is None:
                 continue
             assert isinstance(request.operation, Read)
-            results: list[kv_pb2.Result] = []
-            for wanted in request.operation.ranges:
-                try:
-                    found = exhaust(read_range(state, wanted))
-                except KVStoreError as error:
-                    results.append(error_result(error))
-                else:
-                    results.append(kv_pb2.Result(range=found))
             answer = Answer(
-                read=tuple(results),
-                revision=state.progress.revision,
+                read=member.read(request.operation.ranges),
+                revision=member.state.progress.revision,
                 consistency=work.consistency,
                 fresh_us=fresh_us,
             )
@@ -364,7 +346,7 @@ class Traffic(Clients):
 
     def finish(self, state: WatchedState) -> None:
         """Compare what a member holds in the end with what the log came to."""
-        held = exhaust(read_range(state, EVERYTHING))
+        held = read_range_at_once(state, EVERYTHING)
         self.oracle.finish(held.kvs, revision=state.progress.revision)
         low, high = self.workload.counter_bounds()
         held_count = self.oracle.model.stores[-1].get(COUNTER)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import random
 
 KEYS = tuple(b"k%d" % number for number in range(8))
+EVERYTHING = kv_pb2.Range(key=b"\0", range_end=b"\0")
 COUNTER = b"n"
 """Holds a number, and who wrote it. Everybody adds one, each by compare and swap."""
 _NOBODYS = b"-"

@@ -72,8 +72,6 @@ class World:
         self.clients = Clients()
         self.on_write: Callable[[Seat], None] | None = None
         """Called when a log write begins: a moment to crash at."""
-        self.is_calm = False
-        """The faults are over."""
         self.events = 0
         """Inputs that a live replica was given; a tick that changed nothing is none."""
         self.reached: Counter[str] = Counter()
